@@ -1,0 +1,1 @@
+"""Tidegate: a product catalog whose database layer can be operated."""
