@@ -1,0 +1,216 @@
+"""Engines: made from settings on first use, one sync and one async for each process."""
+
+import os
+import threading
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+
+from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
+from service.database.pool_metrics import instrument
+from service.database.settings import DatabaseSettings
+from service.database.urls import is_memory, parse_url
+
+APPLICATION_NAME: Final = "tidegate"
+# How long an SQLite writer waits for another; its own default is to fail at once.
+_SQLITE_BUSY_SECONDS: Final = 5.0
+
+
+def create_db_engine(
+    url: str | URL | None = None,
+    *,
+    settings: DatabaseSettings | None = None,
+    pool_name: str = "primary",
+    **options: Any,
+) -> Engine:
+    """Make an engine whose pool is bounded, validated and visible in Prometheus.
+
+    Nothing connects until the first query.
+
+    Args:
+        url: The database; from the settings when left out.
+        settings: Pool sizes and timeouts; read from the environment when left out.
+        pool_name: The label that the pool's metrics carry.
+        options: Passed to `sqlalchemy.create_engine`, winning over the settings.
+
+    Raises:
+        SettingsError: The settings are wrong.
+        UnsupportedUrlError: The URL is not one of a supported database and driver.
+    """
+    settings = settings or DatabaseSettings.load()
+    target = settings.sync_url if url is None else parse_url(_text(url), "url")
+    engine = create_engine(target, **{**_options(target, settings), **options})
+    return _prepare(engine, pool_name)
+
+
+def create_async_db_engine(
+    url: str | URL | None = None,
+    *,
+    settings: DatabaseSettings | None = None,
+    pool_name: str = "primary_async",
+    **options: Any,
+) -> AsyncEngine:
+    """The asyncio twin of `create_db_engine`, with the same arguments and errors."""
+    settings = settings or DatabaseSettings.load()
+    target = settings.asyncio_url if url is None else parse_url(_text(url), "url", asyncio=True)
+    engine = create_async_engine(target, **{**_options(target, settings), **options})
+    _prepare(engine.sync_engine, pool_name)
+    return engine
+
+
+class ProcessEngines:
+    """The engines of this process, made on first use and never shared with a forked child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._settings: DatabaseSettings | None = None
+        self._engine: Engine | None = None
+        self._read_engine: Engine | None = None
+        self._async_engine: AsyncEngine | None = None
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        """The settings in force, read from the environment on first use."""
+        with self._lock:
+            if self._settings is None:
+                self._settings = DatabaseSettings.load()
+            return self._settings
+
+    @property
+    def engine(self) -> Engine:
+        """The sync engine."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = create_db_engine(settings=self.settings)
+            return self._engine
+
+    @property
+    def read_engine(self) -> Engine:
+        """The sync engine's pool in AUTOCOMMIT: a read costs no BEGIN and no ROLLBACK."""
+        with self._lock:
+            if self._read_engine is None:
+                self._read_engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            return self._read_engine
+
+    @property
+    def async_engine(self) -> AsyncEngine:
+        """The asyncio engine; its connections belong to the loop that opened them."""
+        with self._lock:
+            if self._async_engine is None:
+                self._async_engine = create_async_db_engine(settings=self.settings)
+            return self._async_engine
+
+    def configure(self, settings: DatabaseSettings | None) -> None:
+        """Replace the settings; engines made from the former ones are disposed.
+
+        Args:
+            settings: What the next engines are made from; None reads the environment again.
+        """
+        with self._lock:
+            self._discard(close=True)
+            self._settings = settings
+
+    def dispose(self) -> None:
+        """Close the idle connections of the sync engine and drop both engines.
+
+        An asyncio pool closes within its own loop: `await async_engine.dispose()` there first.
+        """
+        with self._lock:
+            self._discard(close=True)
+
+    def abandon(self) -> None:
+        """Drop what was inherited over a fork; the sockets stay the parent's to close."""
+        self._lock = threading.RLock()
+        self._discard(close=False)
+
+    def _discard(self, *, close: bool) -> None:
+        if self._engine is not None:
+            self._engine.dispose(close=close)
+        if self._async_engine is not None:
+            self._async_engine.sync_engine.dispose(close=False)
+        if close:
+            # After a fork the objects stay: a module may hold them, and their pools are new.
+            self._engine = self._read_engine = self._async_engine = None
+
+
+process = ProcessEngines()
+os.register_at_fork(after_in_child=process.abandon)
+
+
+def _text(url: str | URL) -> str:
+    return url if isinstance(url, str) else url.render_as_string(hide_password=False)
+
+
+def _options(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "echo": settings.echo,
+        # Parameters may be personal data, and an error's text goes to the log.
+        "hide_parameters": True,
+        "connect_args": _connect_args(url, settings),
+    }
+    if is_memory(url):
+        # Such a database is its one connection: a second one would be another, empty database.
+        return {**options, "poolclass": StaticPool}
+    asyncio = url.get_dialect().is_async
+    return {
+        **options,
+        "poolclass": AsyncMeteredQueuePool if asyncio else MeteredQueuePool,
+        "pool_size": settings.pool_size,
+        "max_overflow": settings.max_overflow,
+        "pool_timeout": settings.pool_timeout,
+        "pool_recycle": settings.pool_max_lifetime,
+        "pool_pre_ping": url.get_backend_name() != "sqlite",
+    }
+
+
+def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+    milliseconds = round(settings.statement_timeout * 1000)
+    match url.drivername:
+        case "postgresql+psycopg2":
+            return {
+                # libpq counts whole seconds and takes 1 for 2.
+                "connect_timeout": max(2, round(settings.connect_timeout)),
+                "application_name": APPLICATION_NAME,
+                "options": f"-c statement_timeout={milliseconds}",
+            }
+        case "postgresql+asyncpg":
+            return {
+                "timeout": settings.connect_timeout,
+                "server_settings": {
+                    "application_name": APPLICATION_NAME,
+                    "statement_timeout": str(milliseconds),
+                },
+            }
+        case _:
+            return {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
+
+
+def _prepare(engine: Engine, pool_name: str) -> Engine:
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_sqlite_pragmas)
+        event.listen(engine, "begin", _begin_sqlite_transaction)
+    instrument(engine, pool_name=pool_name)
+    return engine
+
+
+def _set_sqlite_pragmas(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    del record
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite_transaction(connection: Connection) -> None:
+    """Begin for real: the driver would not before the first write, and never for a savepoint.
+
+    IMMEDIATE takes the write lock at the start, where the busy timeout applies. A transaction
+    that reads first and writes later would fail at once when another has written in between.
+    """
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

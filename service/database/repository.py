@@ -1,0 +1,117 @@
+"""What every repository can do, for sync sessions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
+
+from service.database import statements
+from service.database.pagination import Page, Sort
+from service.database.statements import ModelT, RowValues
+
+
+class BaseRepository(Generic[ModelT]):
+    """Reads and writes the rows of one model.
+
+    It flushes, so that the database's complaints come where they were caused, and never
+    commits: that is for whoever opened the session.
+
+    Args:
+        session: The session to work in.
+    """
+
+    model: ClassVar[type[Any]]
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, key: Any) -> ModelT | None:
+        """The row with this primary key."""
+        return self.session.get(self.model, key)
+
+    def find(self, *where: ColumnElement[bool]) -> ModelT | None:
+        """The first row, by primary key, that meets every condition."""
+        order = [statements.key_column(self.model)]
+        return self.session.scalars(statements.select_rows(self.model, where, order, 1)).first()
+
+    def list(
+        self, *where: ColumnElement[bool], order_by: Iterable[Any] = (), limit: int | None = None
+    ) -> Sequence[ModelT]:
+        """All rows that meet every condition, or the first `limit` of them."""
+        query = statements.select_rows(self.model, where, order_by, limit)
+        return self.session.scalars(query).all()
+
+    def page(
+        self,
+        *where: ColumnElement[bool],
+        sort: Sort,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Page[ModelT]:
+        """At most `limit` rows after the cursor.
+
+        Raises:
+            InvalidCursorError: The cursor is not one of this order.
+        """
+        query = statements.select_page(self.model, where, sort, limit, cursor)
+        return statements.page_of(self.model, self.session.scalars(query).all(), sort, limit)
+
+    def count(self, *where: ColumnElement[bool]) -> int:
+        """How many rows meet every condition."""
+        return self.session.scalars(statements.select_count(self.model, where)).one()
+
+    def exists(self, *where: ColumnElement[bool]) -> bool:
+        """Whether any row meets every condition."""
+        return self.session.scalars(statements.select_exists(self.model, where)).one()
+
+    def add(self, row: ModelT) -> ModelT:
+        """Insert a row; its key is set on return."""
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
+        """Insert rows in as few statements as the database takes."""
+        added = [*rows]
+        self.session.add_all(added)
+        self.session.flush()
+        return added
+
+    def update(self, row: ModelT, changes: Mapping[str, Any]) -> ModelT:
+        """Set the named attributes, and no others.
+
+        Raises:
+            sqlalchemy.orm.exc.StaleDataError: Another transaction changed the row since it was
+                read, and the model has a version column.
+        """
+        for name, value in changes.items():
+            setattr(row, name, value)
+        self.session.flush()
+        return row
+
+    def upsert(self, rows: Iterable[RowValues], *, key: Sequence[str]) -> None:
+        """Insert rows, or update those whose key is taken and that differ, in key order.
+
+        Args:
+            rows: Column values by name, each row with the same names, no key twice.
+            key: The columns of a unique constraint.
+        """
+        ordered = statements.in_key_order(rows, key)
+        if ordered:
+            dialect = self.session.get_bind().dialect.name
+            statement = statements.upsert_rows(self.model, [*ordered[0]], key, dialect)
+            self.session.execute(statement, ordered)
+
+    def delete(self, row: ModelT) -> None:
+        """Delete a row.
+
+        Raises:
+            sqlalchemy.orm.exc.StaleDataError: Another transaction changed or deleted it.
+        """
+        self.session.delete(row)
+        self.session.flush()
+
+    def lock(self, key: Any) -> ModelT | None:
+        """The row with this primary key, locked until the transaction ends."""
+        return self.session.scalars(statements.select_locked(self.model, key)).one_or_none()

@@ -1,0 +1,234 @@
+"""What the kit reads from its surroundings: variables, `.env`, and files that hold secrets."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+from sqlalchemy.engine import URL
+
+from service.database.urls import UnsupportedUrlError, async_url, parse_url
+
+Environment = Literal["development", "test", "staging", "production"]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+DEVELOPMENT_URL = "sqlite:///tidegate.db"
+SECRETS_DIRECTORY = Path("/run/secrets")
+ENV_FILE = Path(".env")
+
+# Kubernetes announces a Service called "database" to every pod by variables of this form.
+_SERVICE_LINK = re.compile(r"DATABASE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
+
+
+class SettingsError(ValueError):
+    """The surroundings hold a value that the service cannot start with.
+
+    Its text is one line that names the setting and says what to change; it never holds the value.
+    """
+
+
+class FileVariablesSource(EnvSettingsSource):
+    """Reads `NAME_FILE=path`: the convention of the Docker official images for secrets."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        paths = environment_variables()
+        return {
+            name.lower(): read_secret(f"{name}_FILE", path)
+            for name in variable_names(self.settings_cls)
+            if (path := paths.get(f"{name}_FILE"))
+        }
+
+
+class LayeredSettings(BaseSettings):
+    """Settings read from, in falling order: arguments, files, variables, `.env`, defaults."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        validate_default=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put files before variables: whoever mounts a file means it."""
+        files = FileVariablesSource(settings_cls)
+        del file_secret_settings
+        mounted = (
+            [SecretsSettingsSource(settings_cls, secrets_dir=SECRETS_DIRECTORY)]
+            if SECRETS_DIRECTORY.is_dir()
+            else []
+        )
+        return init_settings, files, *mounted, env_settings, dotenv_settings
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings.
+
+        Args:
+            overrides: Values that win over every source, by field name.
+
+        Raises:
+            SettingsError: A value is wrong or missing; the text is one line.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError(one_line(error, cls)) from None
+
+
+class DatabaseSettings(LayeredSettings):
+    """How to reach the database, and how much of it to take. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="DATABASE_")
+
+    environment: Environment = Field("development", validation_alias="ENVIRONMENT")
+    url: SecretStr | None = None
+    url_async: SecretStr | None = None
+    migrate_url: SecretStr | None = Field(None, validation_alias="MIGRATE_DATABASE_URL")
+    echo: bool = False
+    pool_size: Annotated[int, Field(ge=1, le=1000)] = 5
+    max_overflow: Annotated[int, Field(ge=0, le=1000)] = 5
+    pool_timeout: Seconds = 5.0
+    pool_max_lifetime: Seconds = 1800.0
+    connect_timeout: Seconds = 5.0
+    statement_timeout: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _urls_are_supported(self) -> Self:
+        try:
+            _ = self.sync_url, self.migration_url
+            if self.url_async is not None:
+                _ = self.asyncio_url
+        except UnsupportedUrlError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def sync_url(self) -> URL:
+        """`DATABASE_URL` with its driver; an SQLite file in development when unset."""
+        if self.url is not None:
+            return parse_url(self.url.get_secret_value(), "DATABASE_URL")
+        if self.environment in ("development", "test"):
+            return parse_url(DEVELOPMENT_URL, "DATABASE_URL")
+        raise UnsupportedUrlError(
+            f"DATABASE_URL: required when ENVIRONMENT={self.environment};"
+            " set it, or DATABASE_URL_FILE to a file that holds it"
+        )
+
+    @property
+    def asyncio_url(self) -> URL:
+        """`DATABASE_URL_ASYNC`, or the asyncio twin of `DATABASE_URL`."""
+        if self.url_async is not None:
+            return parse_url(self.url_async.get_secret_value(), "DATABASE_URL_ASYNC", asyncio=True)
+        return async_url(self.sync_url)
+
+    @property
+    def migration_url(self) -> URL:
+        """`MIGRATE_DATABASE_URL`, for a role that may change the schema, or `DATABASE_URL`."""
+        if self.migrate_url is not None:
+            return parse_url(self.migrate_url.get_secret_value(), "MIGRATE_DATABASE_URL")
+        return self.sync_url
+
+    @property
+    def pool_capacity(self) -> int:
+        """The most connections that one process opens through its pool."""
+        return self.pool_size + self.max_overflow
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings, refusing `DATABASE_*` names that none of them has.
+
+        Raises:
+            SettingsError: A name is unknown, or a value wrong; the text is one line.
+        """
+        refuse_unknown_names(_present_names(), variable_names(cls))
+        return super().load(**overrides)
+
+
+def variable_names(settings_cls: type[BaseSettings]) -> set[str]:
+    """The variables that a settings class reads, in upper case."""
+    prefix = settings_cls.model_config.get("env_prefix", "")
+    return {
+        str(field.validation_alias or f"{prefix}{name}").upper()
+        for name, field in settings_cls.model_fields.items()
+    }
+
+
+def environment_variables() -> dict[str, str]:
+    """The process's variables over those of `.env`, names in upper case."""
+    from_file = dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    merged = {**{name: value or "" for name, value in from_file.items()}, **os.environ}
+    return {name.upper(): value for name, value in merged.items()}
+
+
+def read_secret(name: str, path: str) -> str:
+    """The text of the file that a `*_FILE` variable names, without its last line break.
+
+    Raises:
+        SettingsError: The file cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"{name}: the file it names cannot be read ({reason})") from None
+
+
+def refuse_unknown_names(present: Iterable[str], known: set[str]) -> None:
+    """Refuse `DATABASE_*` names that no setting has: a typo would silently mean the default.
+
+    Raises:
+        SettingsError: Names the first unknown one, and the nearest known name.
+    """
+    for name in sorted(present):
+        plain = name.removesuffix("_FILE")
+        if not name.startswith("DATABASE_") or plain in known or _SERVICE_LINK.fullmatch(name):
+            continue
+        nearest = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
+        raise SettingsError(f"{name}: no such setting; did you mean {nearest[0]}?")
+
+
+def one_line(error: ValidationError, settings_cls: type[BaseSettings]) -> str:
+    """Every complaint of a validation, in one line, without any value."""
+    return "; ".join(_complaint(item["loc"], item["msg"], settings_cls) for item in error.errors())
+
+
+def _complaint(loc: tuple[int | str, ...], message: str, settings_cls: type[BaseSettings]) -> str:
+    text = message.removeprefix("Value error, ")
+    if not loc:
+        return text
+    field = settings_cls.model_fields.get(str(loc[0]))
+    prefix = settings_cls.model_config.get("env_prefix", "")
+    alias = field.validation_alias if field else None
+    name = str(alias or (f"{prefix}{loc[0]}" if field else loc[0])).upper()
+    return f"{name}: {text[:1].lower()}{text[1:]}"
+
+
+def _present_names() -> set[str]:
+    names = set(environment_variables())
+    if SECRETS_DIRECTORY.is_dir():
+        names |= {entry.name.upper() for entry in SECRETS_DIRECTORY.iterdir()}
+    return names

@@ -1,0 +1,145 @@
+"""Pure builders of the statements that both kinds of repository run."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    UnaryExpression,
+    exists,
+    func,
+    inspect,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute
+
+from service.database.base import Base
+from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
+
+ModelT = TypeVar("ModelT", bound=Base)
+RowValues = Mapping[str, Any]
+
+_UPSERTS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+}
+
+
+def key_column(model: type[ModelT]) -> InstrumentedAttribute[Any]:
+    """The single primary-key column of a model.
+
+    Raises:
+        TypeError: The model has a composite key.
+    """
+    mapper = inspect(model)
+    if len(mapper.primary_key) != 1:
+        raise TypeError(f"{model.__name__} has a composite key; pages need a single column")
+    attribute = mapper.get_property_by_column(mapper.primary_key[0])
+    return getattr(model, attribute.key)  # type: ignore[no-any-return]
+
+
+def select_rows(
+    model: type[ModelT],
+    where: Iterable[ColumnElement[bool]],
+    order_by: Iterable[UnaryExpression[Any] | InstrumentedAttribute[Any]] = (),
+    limit: int | None = None,
+) -> Select[ModelT]:
+    """Rows that meet every condition."""
+    return select(model).where(*where).order_by(*order_by).limit(limit)
+
+
+def select_count(model: type[ModelT], where: Iterable[ColumnElement[bool]]) -> Select[int]:
+    """How many rows meet every condition."""
+    return select(func.count()).select_from(model).where(*where)
+
+
+def select_exists(model: type[ModelT], where: Iterable[ColumnElement[bool]]) -> Select[bool]:
+    """Whether any row meets every condition."""
+    return select(exists(select(1).select_from(model).where(*where)))
+
+
+def select_locked(model: type[ModelT], key: Any) -> Select[ModelT]:
+    """One row, locked until the transaction ends, as it is now in the database."""
+    query = select(model).where(key_column(model) == key).with_for_update()
+    return query.execution_options(populate_existing=True)
+
+
+def select_page(
+    model: type[ModelT],
+    where: Iterable[ColumnElement[bool]],
+    sort: Sort,
+    limit: int,
+    cursor: str | None,
+) -> Select[ModelT]:
+    """The rows after a cursor, and one more that tells whether there is a next page.
+
+    Raises:
+        InvalidCursorError: The cursor is not one of this order.
+    """
+    columns = _sort_columns(model, sort)
+    query = select(model).where(*where)
+    if cursor is not None:
+        types = [column.type.python_type for column in columns]
+        position = tuple_(*decode_cursor(cursor, sort, types), types=[c.type for c in columns])
+        keys = tuple_(*columns)
+        query = query.where(keys < position if sort.descending else keys > position)
+    order = [column.desc() if sort.descending else column.asc() for column in columns]
+    return query.order_by(*order).limit(limit + 1)
+
+
+def page_of(model: type[ModelT], rows: Sequence[ModelT], sort: Sort, limit: int) -> Page[ModelT]:
+    """Turn the rows of `select_page` into a page."""
+    if len(rows) <= limit:
+        return Page(rows, None)
+    items = rows[:limit]
+    values = [getattr(items[-1], column.key) for column in _sort_columns(model, sort)]
+    return Page(items, encode_cursor(sort, values))
+
+
+def upsert_rows(
+    model: type[ModelT], columns: Sequence[str], key: Sequence[str], dialect: str
+) -> Insert:
+    """Insert rows, given as parameters, or update those whose key is taken and that differ.
+
+    A row that is equal already is left alone, so that a second run changes no timestamp.
+
+    Args:
+        model: The model.
+        columns: The names of the columns that each row gives.
+        key: The columns of a unique constraint.
+        dialect: SQLAlchemy's name of the database.
+
+    Raises:
+        NotImplementedError: The database is not one of those that are supported.
+    """
+    mapper = inspect(model)
+    table = mapper.local_table
+    if dialect not in _UPSERTS:
+        raise NotImplementedError(f"upsert on {dialect}")
+    statement = _UPSERTS[dialect](table)
+    new = statement.excluded
+    changed = [name for name in columns if name not in key]
+    touched = [column.name for column in table.columns if column.onupdate is not None]
+    values = {name: new[name] for name in (*changed, *touched)}
+    if mapper.version_id_col is not None:
+        version = mapper.version_id_col.name
+        values[version] = table.c[version] + 1
+    differs = or_(*(table.c[name].is_distinct_from(new[name]) for name in changed))
+    return statement.on_conflict_do_update(  # type: ignore[no-any-return]
+        index_elements=list(key), set_=values, where=differs
+    )
+
+
+def in_key_order(rows: Iterable[RowValues], key: Sequence[str]) -> list[RowValues]:
+    """Rows ordered by key: two writers that lock in one order cannot deadlock."""
+    return sorted(rows, key=lambda row: tuple(row[name] for name in key))
+
+
+def _sort_columns(model: type[ModelT], sort: Sort) -> list[InstrumentedAttribute[Any]]:
+    key = key_column(model)
+    return [sort.column] if sort.column.key == key.key else [sort.column, key]

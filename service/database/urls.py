@@ -1,0 +1,98 @@
+"""Which database URLs the kit takes, and how a sync URL becomes its asyncio twin."""
+
+from typing import Final
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+SYNC_DRIVERS: Final = {
+    "postgresql": "postgresql+psycopg2",
+    "postgres": "postgresql+psycopg2",
+    "postgresql+psycopg2": "postgresql+psycopg2",
+    "sqlite": "sqlite+pysqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+}
+ASYNC_DRIVERS: Final = {
+    "postgresql+asyncpg": "postgresql+asyncpg",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+}
+_TWINS: Final = {
+    "postgresql+psycopg2": "postgresql+asyncpg",
+    "sqlite+pysqlite": "sqlite+aiosqlite",
+}
+# What libpq calls a query parameter, and what asyncpg calls the same.
+_LIBPQ_TO_ASYNCPG: Final = {
+    "sslmode": "ssl",
+    "host": "host",
+    "port": "port",
+    "user": "user",
+    "dbname": "database",
+    "target_session_attrs": "target_session_attrs",
+}
+
+
+class UnsupportedUrlError(ValueError):
+    """A URL that the kit does not take. The text names the setting and never holds the URL."""
+
+
+def parse_url(text: str, setting: str, *, asyncio: bool = False) -> URL:
+    """Parse a database URL and make its driver explicit.
+
+    A bare `postgresql://` means psycopg2: SQLAlchemy 2.1 would take psycopg 3 for it.
+
+    Args:
+        text: The URL.
+        setting: The name of the setting that it came from, for the error.
+        asyncio: Whether an asyncio driver is wanted.
+
+    Raises:
+        UnsupportedUrlError: It is no URL, or of a database or driver that is not supported.
+    """
+    drivers = ASYNC_DRIVERS if asyncio else SYNC_DRIVERS
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise UnsupportedUrlError(
+            f"{setting}: not a database URL; write it as {_example(drivers)}"
+        ) from None
+    if "password" in url.query:
+        raise UnsupportedUrlError(
+            f"{setting}: move the password out of the query, to //user:password@host"
+        )
+    driver = drivers.get(url.drivername)
+    if driver is None:
+        raise UnsupportedUrlError(
+            f"{setting}: {url.drivername}:// is not supported; use one of "
+            + ", ".join(f"{name}://" for name in drivers)
+        )
+    return url.set(drivername=driver)
+
+
+def async_url(url: URL) -> URL:
+    """The asyncio twin of a sync URL, its query parameters renamed for the other driver.
+
+    Raises:
+        UnsupportedUrlError: A query parameter has no counterpart.
+    """
+    twin = url.set(drivername=_TWINS[url.drivername])
+    if url.get_backend_name() != "postgresql":
+        return twin
+    unknown = sorted(set(url.query) - set(_LIBPQ_TO_ASYNCPG))
+    if unknown:
+        raise UnsupportedUrlError(
+            f"DATABASE_URL: asyncpg has no counterpart of {', '.join(unknown)};"
+            " set DATABASE_URL_ASYNC as well"
+        )
+    return twin.set(query={_LIBPQ_TO_ASYNCPG[key]: value for key, value in url.query.items()})
+
+
+def is_memory(url: URL) -> bool:
+    """Whether the URL means an SQLite database that lives in one connection."""
+    if url.get_backend_name() != "sqlite":
+        return False
+    database = url.database
+    return not database or database == ":memory:" or url.query.get("mode") == "memory"
+
+
+def _example(drivers: dict[str, str]) -> str:
+    return f"{next(iter(drivers))}://user:password@host:5432/name"

@@ -1,0 +1,73 @@
+"""The settings of the whole service, checked against each other at start."""
+
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from service.database.settings import (
+    DatabaseSettings,
+    Environment,
+    LayeredSettings,
+    Seconds,
+    SettingsError,
+)
+
+__all__ = ["DatabaseSettings", "Settings", "SettingsError", "load_settings"]
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+class Settings(LayeredSettings):
+    """How the service runs. Times are in seconds."""
+
+    app_name: Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")] = "tidegate"
+    app_version: Annotated[str, Field(pattern=r"^[\w.+-]{1,64}$")] = version("tidegate")
+    environment: Environment = "development"
+    log_level: LogLevel = "INFO"
+    log_format: Literal["json", "console"] = "json"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    web_concurrency: Annotated[int, Field(ge=1, le=256)] = 1
+    admission_limit: Annotated[int, Field(ge=1)] | None = None
+    admission_queue: Annotated[int, Field(ge=0)] = 100
+    admission_wait: Seconds = 2.0
+    health_interval: Seconds = 5.0
+    health_timeout: Seconds = 2.0
+    graceful_timeout: Seconds = 20.0
+    database: DatabaseSettings = Field(exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _console_where_a_person_reads(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("environment", "development") == "development":
+            values.setdefault("log_format", "console")
+        return values
+
+    @model_validator(mode="after")
+    def _limits_fit_the_pool(self) -> Self:
+        capacity = self.database.pool_capacity
+        if self.admission_limit is not None and self.admission_limit > capacity:
+            raise ValueError(
+                f"ADMISSION_LIMIT: {self.admission_limit} requests could wait for {capacity}"
+                f" connections; lower it to {capacity}, or raise DATABASE_POOL_SIZE"
+            )
+        return self
+
+    @property
+    def admitted_requests(self) -> int:
+        """How many requests may hold a database connection at once."""
+        return self.admission_limit or self.database.pool_capacity
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from arguments, files, variables and `.env`, in falling order.
+
+    Args:
+        overrides: Values that win over every source, by field name.
+
+    Raises:
+        SettingsError: A value is wrong, or a `DATABASE_*` name unknown; the text is one line.
+    """
+    overrides.setdefault("database", DatabaseSettings.load())
+    return Settings.load(**overrides)
