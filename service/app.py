@@ -1,0 +1,127 @@
+"""The composition root: everything that is made for a process is made here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.database import check_database_health, create_db_engine, init_db, process
+from service.database.failures import failure_reason
+from service.database.health import OverdueError, ask
+from service.database.urls import is_memory
+from service.migrator.revisions import Revisions, SchemaState
+from service.product_catalog.routes import router as products
+from service.settings import Settings, load_settings
+from service.web import metrics, probes
+from service.web.admission import Admission
+from service.web.logging import configure_logging
+from service.web.middleware import RequestMiddleware
+from service.web.problems import Problem, install_problem_handlers
+
+# The largest product is some 10 KiB of JSON.
+MAX_BODY_BYTES: Final = 64 * 1024
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: How it runs; read from the environment when left out.
+
+    Raises:
+        SettingsError: A setting is wrong; the text is one line that says what to change.
+    """
+    settings = settings or load_settings()
+    configure_logging(settings)
+    process.configure(settings.database)
+    app = FastAPI(
+        title=settings.app_name,
+        version=settings.app_version,
+        summary="A product catalog whose database layer can be operated.",
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.admission = Admission(
+        limit=settings.admitted_requests,
+        queue=settings.admission_queue,
+        wait=settings.admission_wait,
+    )
+    app.add_middleware(RequestMiddleware, max_body_bytes=MAX_BODY_BYTES)
+    install_problem_handlers(app)
+    app.include_router(products)
+    app.include_router(probes.router)
+    app.include_router(metrics.router)
+    _describe_problems(app)
+    metrics.publish_build_info(settings)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    if is_memory(settings.database.sync_url):
+        # Its tables live and die with this process, so no other could have made them.
+        init_db()
+    health_engine = _health_engine(settings)
+    app.state.health = _health_monitor(settings, health_engine)
+    async with app.state.health.running():
+        yield
+    health_engine.dispose()
+    process.dispose()
+
+
+def _health_engine(settings: Settings) -> Engine:
+    """An engine with one connection of its own: a full pool must not look like a dead database."""
+    if is_memory(settings.database.sync_url):
+        return process.engine
+    return create_db_engine(
+        settings=settings.database, pool_name="health", pool_size=1, max_overflow=0
+    )
+
+
+def _health_monitor(settings: Settings, engine: Engine) -> probes.HealthMonitor:
+    revisions = Revisions()
+    timeout = settings.health_timeout
+
+    async def database() -> str | None:
+        result = await asyncio.to_thread(check_database_health, engine, timeout=timeout)
+        return result.get("reason")
+
+    def compare_schema() -> str | None:
+        try:
+            status = ask(engine, revisions.status, timeout=timeout)
+        except OverdueError:
+            return "timeout"
+        except SQLAlchemyError as error:
+            return failure_reason(error)
+        return "behind" if status.state is SchemaState.BEHIND else None
+
+    async def schema() -> str | None:
+        return await asyncio.to_thread(compare_schema)
+
+    checks: dict[str, probes.Check] = {"database": database}
+    if not is_memory(settings.database.sync_url):
+        checks["schema"] = schema
+    return probes.HealthMonitor(
+        checks, interval=settings.health_interval, timeout=settings.health_timeout
+    )
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Add the schema that every route's problem responses refer to."""
+    generate = app.openapi
+    _, definitions = models_json_schema(
+        [(Problem, "serialization")], ref_template="#/components/schemas/{model}"
+    )
+
+    def openapi() -> dict[str, Any]:
+        schema = generate()
+        schema["components"]["schemas"].update(definitions["$defs"])
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend it

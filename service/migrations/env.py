@@ -1,0 +1,65 @@
+"""How Alembic reaches the database; run by Alembic, not imported."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from service.database import DatabaseSettings, create_db_engine, metadata
+from service.product_catalog import models
+
+# Importing the models is what fills the metadata; name each domain's module here.
+MODELS = (models,)
+
+config = context.config
+
+
+def configure_and_run(connection: Connection) -> None:
+    """Run the revisions on a connection that has no transaction yet.
+
+    A statement on the connection before `configure()` would open a transaction that Alembic
+    takes for somebody else's: it would not commit, and nothing would be persisted.
+    """
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transaction_per_migration=True,
+        # SQLite rolls DDL back as well, since the kit begins its transactions for real.
+        transactional_ddl=connection.dialect.name in ("postgresql", "sqlite"),
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        compare_server_default=True,
+        on_version_apply=config.attributes.get("on_version_apply"),
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online() -> None:
+    """Run on the connection that the runner gave, or on one of the settings' own."""
+    connection = config.attributes.get("connection")
+    if connection is not None:
+        configure_and_run(connection)
+        return
+    settings = DatabaseSettings.load()
+    engine = create_db_engine(settings.migration_url, settings=settings, pool_name="migrations")
+    with engine.connect() as own:
+        configure_and_run(own)
+    engine.dispose()
+
+
+def run_offline() -> None:
+    """Write the SQL instead of running it (`alembic upgrade --sql`)."""
+    url = DatabaseSettings.load().migration_url
+    context.configure(
+        dialect_name=url.get_backend_name(),
+        target_metadata=metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()

@@ -1,0 +1,1 @@
+"""Changing the schema: one runner at a time, and errors that a script can tell apart."""

@@ -1,0 +1,1 @@
+"""The product catalog: one domain, in five files."""

@@ -1,0 +1,1 @@
+"""What every domain needs to be served over HTTP and operated."""

@@ -1,0 +1,145 @@
+"""Structured logs: JSON for machines, colours for people, and no secret in either."""
+
+import logging
+import logging.config
+import re
+import sys
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from service.settings import Settings
+
+# user:password@ in a URL, wherever a driver or a library may have printed one.
+_URL_PASSWORD: Final = re.compile(r"(?P<scheme>\w[\w+.-]*://[^\s:/@]*):[^\s@]*@")
+_MASK: Final = "***"
+
+
+class SecretMask:
+    """A processor that replaces secrets in every text of a log line.
+
+    Args:
+        secrets: The secrets to look for, besides passwords in URLs.
+    """
+
+    def __init__(self, secrets: set[str]) -> None:
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Mask one line."""
+        del logger, method
+        return {key: self._mask(value) for key, value in event.items()}
+
+    def _mask(self, value: Any) -> Any:
+        if isinstance(value, str):
+            masked = _URL_PASSWORD.sub(rf"\g<scheme>:{_MASK}@", value)
+            for secret in self._secrets:
+                masked = masked.replace(secret, _MASK)
+            return masked
+        if isinstance(value, dict):
+            return {key: self._mask(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._mask(item) for item in value]
+        return value
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """The `dictConfig` that sends every logger of the process to standard output."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _drop_uvicorn_colours,
+    ]
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structured": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": shared,
+                "processors": [
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    *_renderers(settings),
+                ],
+            }
+        },
+        "handlers": {
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "structured",
+            }
+        },
+        "root": {"handlers": ["stdout"], "level": settings.log_level},
+        "loggers": {
+            # One line a request is ours (`RequestMiddleware`); the servers' own would be a second.
+            "uvicorn.access": {"level": "WARNING", "propagate": True, "handlers": []},
+            "uvicorn": {"propagate": True, "handlers": []},
+            "uvicorn.error": {"propagate": True, "handlers": []},
+            "gunicorn.error": {"propagate": True, "handlers": []},
+            "watchfiles.main": {"level": "WARNING"},
+            # SQLAlchemy's pools tell every step; by their module's name ours would be heard.
+            "service.database.pool": {"level": "WARNING"},
+            # It tells its dialect on each look at a revision, which the health check does.
+            "alembic.runtime.migration": {"level": "WARNING"},
+        },
+    }
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set up structlog and the standard library's logging for the process."""
+    logging.config.dictConfig(logging_config(settings))
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _drop_uvicorn_colours(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Drop uvicorn's second copy of each message, with terminal codes in it."""
+    del logger, method
+    event.pop("color_message", None)
+    return event
+
+
+def _renderers(settings: Settings) -> list[Processor]:
+    mask = SecretMask(_secrets(settings))
+    if settings.log_format == "json":
+        return [
+            # Without local variables: those may hold secrets and personal data.
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
+            mask,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    return [
+        structlog.processors.format_exc_info,
+        mask,
+        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()),
+    ]
+
+
+def _secrets(settings: Settings) -> set[str]:
+    database = settings.database
+    urls = [database.sync_url, database.migration_url]
+    if database.url_async is not None:
+        urls.append(database.asyncio_url)
+    return {str(url.password) for url in urls if url.password}

@@ -1,0 +1,123 @@
+"""Around every request: an id, a limit to its body, one log line, and no bare error."""
+
+import re
+import time
+import uuid
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.web.metrics import ACTIVE_REQUESTS, UNEXPECTED_ERRORS, observe_request
+from service.web.problems import problem
+
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+# What a caller may name a request; anything else could forge log lines.
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# Asked every few seconds by machines: a line each would bury the others.
+_QUIET_PATHS: Final = ("/livez", "/readyz", "/metrics")
+
+log = structlog.stdlib.get_logger("service.access")
+
+
+class RequestMiddleware:
+    """Names, bounds, times, counts and logs each request, and answers an unexpected error.
+
+    Args:
+        app: What answers.
+        max_body_bytes: The largest body that is read.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        start = time.perf_counter()
+        ACTIVE_REQUESTS.inc()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                bounded = bounded_receive(scope, receive, self.max_body_bytes)
+                await self.app(scope, bounded, send_named)
+            except Exception:
+                UNEXPECTED_ERRORS.inc()
+                log.exception("unexpected error", path=_path(scope))
+                if status:
+                    # The answer has begun; the server has to break the connection off.
+                    raise
+                await problem(scope["path"], 500)(scope, receive, send_named)
+            finally:
+                ACTIVE_REQUESTS.dec()
+                _record(scope, status, time.perf_counter() - start)
+
+
+def bounded_receive(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """Read a body only up to a limit.
+
+    FastAPI's `max_body_size` does the same, but answers with plain text that no handler sees.
+
+    Args:
+        scope: The request.
+        receive: What reads it.
+        limit: Bytes.
+
+    Returns:
+        A `receive` that raises `HTTPException(413)` beyond the limit, before reading more.
+    """
+    declared = Headers(scope=scope).get("content-length", "")
+    received = int(declared) if declared.isdecimal() else 0
+    # What was declared is refused before it is read; what was not is counted.
+    counts = not received
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        if received > limit:
+            raise HTTPException(413, f"The body may have {limit} bytes.")
+        message = await receive()
+        if counts and message["type"] == "http.request":
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, f"The body may have {limit} bytes.")
+        return message
+
+    return receive_bounded
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", "")
+    observe_request(scope["method"], route, status, seconds)
+    if not scope["path"].startswith(_QUIET_PATHS):
+        log.info(
+            "request",
+            method=scope["method"],
+            path=_path(scope),
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+        )
+
+
+def _path(scope: Scope) -> str:
+    """The path as it was sent: decoded, it could hold a line break."""
+    return str(scope.get("raw_path", b""), "latin-1")

@@ -1,0 +1,112 @@
+"""Real databases for every test: PostgreSQL from a wheel, or `TEST_DATABASE_URL`, and SQLite."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.database import DatabaseSettings, create_db_engine, process
+from service.settings import Settings
+from tests.support.databases import TEMPLATE, PostgresDatabases, SqliteDatabases, worker_name
+from tests.support.postgres import PostgresServer, given_server_url
+
+_SERVER_URL = "TIDEGATE_TEST_SERVER"
+_server = pytest.StashKey[PostgresServer]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server once for all test processes; workers learn its URL by inheritance."""
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or config.option.collectonly or config.option.markexpr == "docker":
+        return
+    url = given_server_url()
+    if url is None:
+        server = PostgresServer()
+        config.stash[_server] = server
+        server.start()
+        url = server.url()
+    os.environ[_SERVER_URL] = url
+    PostgresDatabases(url).create_template()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the server."""
+    server = config.stash.get(_server, None)
+    if server is not None:
+        server.remove()
+
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's shell or `.env` reaches a test."""
+    monkeypatch.chdir(tmp_path)
+    for name in [*os.environ]:
+        if name.startswith(("DATABASE_", "ADMISSION_", "HEALTH_", "APP_", "LOG_", "MIGRATE_")):
+            monkeypatch.delenv(name)
+    for name in ("ENVIRONMENT", "HOST", "PORT", "WEB_CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresDatabases:
+    """The databases of the run's PostgreSQL."""
+    return PostgresDatabases(os.environ[_SERVER_URL])
+
+
+@pytest.fixture(scope="session")
+def _postgres_url(postgres: PostgresDatabases) -> Iterator[str]:
+    name = f"tidegate_{worker_name()}"
+    yield postgres.create(name, template=TEMPLATE)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _sqlite(tmp_path_factory: pytest.TempPathFactory) -> SqliteDatabases:
+    return SqliteDatabases(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture
+def postgres_url(_postgres_url: str) -> Iterator[str]:
+    """A migrated, empty PostgreSQL database."""
+    yield _postgres_url
+    engine = create_db_engine(_postgres_url, pool_name="cleaning")
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE products RESTART IDENTITY"))
+    engine.dispose()
+
+
+@pytest.fixture
+def sqlite_url(_sqlite: SqliteDatabases, tmp_path: Path) -> str:
+    """A migrated, empty SQLite file."""
+    return _sqlite.create(tmp_path / "test.db")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated, empty database; a test that asks for it runs once on each kind."""
+    url: str = request.getfixturevalue(
+        "postgres_url" if request.param == "postgresql" else "sqlite_url"
+    )
+    return url
+
+
+@pytest.fixture
+def configured(database_url: str) -> Iterator[DatabaseSettings]:
+    """The process's engines, on that database."""
+    settings = DatabaseSettings(url=database_url)
+    process.configure(settings)
+    yield settings
+    process.configure(None)
+
+
+@pytest.fixture
+def client(database_url: str) -> Iterator[TestClient]:
+    """The whole application on that database, its background tasks running."""
+    settings = Settings(environment="test", database=DatabaseSettings(url=database_url))
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+    process.configure(None)

@@ -1,0 +1,81 @@
+"""The databases of a test run: one template of each kind, copied for whoever needs one."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import psycopg2
+from sqlalchemy.engine import make_url
+
+from service.database import DatabaseSettings
+from service.migrator import runner
+
+TEMPLATE: Final = "tidegate_template"
+
+
+class PostgresDatabases:
+    """Databases on one server, made from a template that the migrations filled.
+
+    Args:
+        server_url: The URL of any database on the server, of a role that may create databases.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server = make_url(server_url)
+
+    def url(self, name: str) -> str:
+        """The URL of a database."""
+        return self._server.set(database=name).render_as_string(hide_password=False)
+
+    def create(self, name: str, *, template: str = "template0") -> str:
+        """Make a database anew; returns its URL."""
+        self.drop(name)
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self.url(name)
+
+    def drop(self, name: str) -> None:
+        """Remove a database with whoever is connected to it."""
+        self._run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def create_template(self) -> None:
+        """Make the database that tests copy."""
+        migrate(self.create(TEMPLATE))
+
+    def _run(self, statement: str) -> None:
+        connection = psycopg2.connect(
+            self._server.set(drivername="postgresql").render_as_string(hide_password=False)
+        )
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+
+class SqliteDatabases:
+    """Database files, copied from one that the migrations filled.
+
+    Args:
+        directory: Where the template lies.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._template = directory / "template.db"
+        migrate(f"sqlite:///{self._template}")
+
+    def create(self, path: Path) -> str:
+        """Copy the template; returns the URL of the copy."""
+        shutil.copyfile(self._template, path)
+        return f"sqlite:///{path}"
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest schema, the way the service does."""
+    runner.up(DatabaseSettings(url=url), wait=30)
+
+
+def worker_name() -> str:
+    """The name of this test process, for what only one process may use."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "main")

