@@ -171,11 +171,18 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
     milliseconds = round(settings.statement_timeout * 1000)
     match url.drivername:
         case "postgresql+psycopg2":
-            return {
+            ours = {
                 # libpq counts whole seconds and takes 1 for 2.
                 "connect_timeout": max(2, round(settings.connect_timeout)),
                 "application_name": APPLICATION_NAME,
-                "options": f"-c statement_timeout={milliseconds}",
+                # The default is the server's encoding, which an old database may have as ASCII.
+                "client_encoding": "utf8",
+            }
+            options = f"-c statement_timeout={milliseconds} {url.query.get('options', '')}"
+            # What the URL says is meant: hosted servers tell their tenants apart by `options`.
+            return {
+                **{name: value for name, value in ours.items() if name not in url.query},
+                "options": options.strip(),
             }
         case "postgresql+asyncpg":
             return {

@@ -22,9 +22,10 @@ from service.database.base import Base
 from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
 
 ModelT = TypeVar("ModelT", bound=Base)
+UpsertingInsert = postgresql.Insert | sqlite.Insert
 RowValues = Mapping[str, Any]
 
-_UPSERTS: Final[Mapping[str, Callable[[Any], Any]]] = {
+_UPSERTS: Final[Mapping[str, Callable[[Any], UpsertingInsert]]] = {
     "postgresql": postgresql.insert,
     "sqlite": sqlite.insert,
 }
@@ -117,11 +118,30 @@ def upsert_rows(
     Raises:
         NotImplementedError: The database is not one of those that are supported.
     """
-    mapper = inspect(model)
-    table = mapper.local_table
+    table = inspect(model).local_table
     if dialect not in _UPSERTS:
         raise NotImplementedError(f"upsert on {dialect}")
-    statement = _UPSERTS[dialect](table)
+    statement = update_taken(_UPSERTS[dialect](table), model, columns, key)
+    if dialect == "postgresql":
+        # SQLAlchemy 2.1 sends many rows at once only if the INSERT returns something, where it
+        # has an ON CONFLICT (issue 13130): psycopg2 would send each row by itself.
+        return statement.returning(*(table.c[name] for name in key))
+    return statement
+
+
+def update_taken(
+    statement: UpsertingInsert, model: type[ModelT], columns: Sequence[str], key: Sequence[str]
+) -> Insert:
+    """Have an INSERT update the rows whose key is taken and that differ.
+
+    Args:
+        statement: The INSERT.
+        model: The model.
+        columns: The names of the columns that are given.
+        key: The columns of a unique constraint.
+    """
+    mapper = inspect(model)
+    table = mapper.local_table
     new = statement.excluded
     changed = [name for name in columns if name not in key]
     touched = [column.name for column in table.columns if column.onupdate is not None]
@@ -130,9 +150,7 @@ def upsert_rows(
         version = mapper.version_id_col.name
         values[version] = table.c[version] + 1
     differs = or_(*(table.c[name].is_distinct_from(new[name]) for name in changed))
-    return statement.on_conflict_do_update(  # type: ignore[no-any-return]
-        index_elements=list(key), set_=values, where=differs
-    )
+    return statement.on_conflict_do_update(index_elements=list(key), set_=values, where=differs)
 
 
 def in_key_order(rows: Iterable[RowValues], key: Sequence[str]) -> list[RowValues]:

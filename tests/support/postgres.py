@@ -46,7 +46,7 @@ class PostgresServer:
         self._packaged = PackagedServer(self.data, postgres_version=VERSION)
         # The wheel's start() listens on a socket file only, and ties the server to this process.
         self._packaged.ensure_pgdata_inited()
-        self._process: psutil.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
         """The URL of a database on this server."""
@@ -58,7 +58,7 @@ class PostgresServer:
             item for name, value in self._settings.items() for item in ("-c", f"{name}={value}")
         ]
         with (self.directory / "log").open("ab") as log:
-            self._process = psutil.Popen(
+            self._process = subprocess.Popen(
                 [
                     str(POSTGRES_VERSIONS[VERSION] / "postgres"),
                     *("-D", str(self.data), "-p", str(self.port), "-k", str(self.data)),
@@ -82,7 +82,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """Kill the server's main process with -9; its children notice and end."""
-        children = self._running().children(recursive=True)
+        children = psutil.Process(self._running().pid).children(recursive=True)
         self._end(signal.SIGKILL)
         psutil.wait_procs(children, timeout=10)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class PostgresServer:
 
     def remove(self) -> None:
         """Stop the server, if it runs, and delete its files."""
-        if self._process is not None and self._process.is_running():
+        if self._process is not None and self._process.poll() is None:
             self.resume()
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -127,13 +127,13 @@ class PostgresServer:
         process.wait(timeout=30)
         self._process = None
 
-    def _running(self) -> psutil.Popen:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the server does not run")
         return self._process
 
     def _all(self) -> list[psutil.Process]:
-        main = self._running()
+        main = psutil.Process(self._running().pid)
         return [main, *main.children(recursive=True)]
 
 
