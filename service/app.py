@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import structlog
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from sqlalchemy import Engine
@@ -22,6 +23,8 @@ from service.web.admission import Admission
 from service.web.logging import configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
+
+log = structlog.stdlib.get_logger(__name__)
 
 # The largest product is some 10 KiB of JSON.
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -58,12 +61,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     _describe_problems(app)
     metrics.publish_build_info(settings)
+    if settings.web_concurrency > 1:
+        log.warning(
+            "each scrape shows the metrics of one worker only; keep WEB_CONCURRENCY at 1 and run"
+            " more containers instead",
+            workers=settings.web_concurrency,
+        )
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    # Opens nothing, but from here on the pool's series exist: an alert on none of them would sleep.
+    _ = process.engine
     if is_memory(settings.database.sync_url):
         # Its tables live and die with this process, so no other could have made them.
         init_db()

@@ -35,6 +35,7 @@ def migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
         options["connect_args"] = {
             "connect_timeout": max(2, round(settings.connect_timeout)),
             "application_name": "tidegate-migrate",
+            "client_encoding": "utf8",
             "options": f"-c lock_timeout={_LOCK_TIMEOUT} -c client_connection_check_interval=1s",
         }
     engine = create_db_engine(url, settings=settings, pool_name="migrations", **options)

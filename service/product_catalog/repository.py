@@ -1,12 +1,33 @@
 """The queries of the catalog."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Numeric,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql
 
-from service.database import BaseRepository, Page, Sort
+from service.database import BaseRepository, Page, Sort, metadata
+from service.database.statements import RowValues, in_key_order, update_taken
 from service.product_catalog.models import Product
+
+# Without length and scale, so that the table refuses what does not fit: a cast would cut it off.
+_ARRAYS: Final[dict[str, postgresql.ARRAY[Any]]] = {
+    "code": postgresql.ARRAY(Text()),
+    "name": postgresql.ARRAY(Text()),
+    "description": postgresql.ARRAY(Text()),
+    "price": postgresql.ARRAY(Numeric()),
+}
 
 
 class ProductRepository(BaseRepository[Product]):
@@ -38,9 +59,34 @@ class ProductRepository(BaseRepository[Product]):
             where.append(Product.price <= max_price)
         return self.page(*where, sort=sort, limit=limit, cursor=cursor)
 
+    def load(self, products: Iterable[RowValues]) -> None:
+        """Insert products, or update those whose code is taken and that differ.
+
+        As `upsert`, three times as fast on PostgreSQL: given a thousand rows as VALUES it spends
+        most of the time on parsing them, so each column is sent as one array.
+
+        Args:
+            products: Code, name, description and price of each, no code twice.
+        """
+        if self.session.get_bind().dialect.name != "postgresql":
+            self.upsert(products, key=["code"])
+        elif rows := in_key_order(products, ["code"]):
+            arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
+            self.session.execute(_load_arrays(), arrays)
+
     def stream(self) -> Iterator[tuple[str, str, str | None, Decimal]]:
         """Code, name, description and price of every product by code, in constant memory."""
         query = select(Product.code, Product.name, Product.description, Product.price)
-        rows = self.session.execute(query.order_by(Product.code).execution_options(yield_per=1000))
-        for row in rows:
-            yield row.tuple()
+        yield from self.session.execute(
+            query.order_by(Product.code).execution_options(yield_per=1000)
+        )
+
+
+def _load_arrays() -> Insert:
+    """Upsert the products that the parameters hold, one array for each column."""
+    columns = [*_ARRAYS]
+    arrays = [cast(bindparam(name, type_=kind), kind) for name, kind in _ARRAYS.items()]
+    given = func.unnest(*arrays).table_valued(*(column(name) for name in columns))
+    rows = select(*given.render_derived("given").c)
+    statement = postgresql.insert(metadata.tables[Product.__tablename__]).from_select(columns, rows)
+    return update_taken(statement, Product, columns, ["code"])

@@ -27,7 +27,8 @@ _CENT: Final = Decimal(1).scaleb(-PRICE_DECIMALS)
 
 
 def _to_cents(price: Decimal) -> Decimal:
-    return price.quantize(_CENT)
+    # Adding zero turns a negative zero into zero.
+    return price.quantize(_CENT) + 0
 
 
 def _code(text: str) -> str:

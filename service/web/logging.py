@@ -87,7 +87,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
             # SQLAlchemy's pools tell every step; by their module's name ours would be heard.
             "service.database.pool": {"level": "WARNING"},
             # It tells its dialect on each look at a revision, which the health check does.
-            "alembic.runtime.migration": {"level": "WARNING"},
+            "alembic": {"level": "WARNING"},
         },
     }
 

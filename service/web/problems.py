@@ -161,7 +161,8 @@ async def _on_database_error(request: Request, error: Exception) -> JSONResponse
     status, detail = _PROBLEMS[type(failure)]
     unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
     if unavailable:
-        logger.error("database error: %s", failure.reason, exc_info=error)
+        # Without a stack: in an outage every request comes here, and all stacks are alike.
+        logger.warning("database error: %s: %s", failure.reason, error)
     return problem(
         request.url.path,
         status,

@@ -1,0 +1,140 @@
+"""What happens around every request: its id, its log line, its metrics."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.database import DatabaseSettings, process
+from service.settings import Settings
+
+PASSWORD = "hunter2-the-password"
+
+
+@contextmanager
+def json_client(sqlite_url: str) -> Iterator[TestClient]:
+    """The application, writing JSON to standard output as it is now (so no fixture)."""
+    database = DatabaseSettings(
+        url=sqlite_url, migrate_url=f"postgresql://someone:{PASSWORD}@127.0.0.1/x"
+    )
+    app = create_app(Settings(environment="test", log_format="json", database=database))
+
+    @app.get("/boom")
+    def boom() -> None:
+        local = "a-local-variable"
+        raise RuntimeError(len(local))
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+    process.configure(None)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_request_id_is_taken_from_the_caller(client: TestClient) -> None:
+    response = client.get("/version", headers={"X-Request-ID": "abc-123"})
+    assert response.headers["x-request-id"] == "abc-123"
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129, 'quote"', "line%0Abreak\u00e9"])
+def test_unfit_request_id_is_replaced(client: TestClient, given: str) -> None:
+    response = client.get("/version", headers={b"X-Request-ID": given.encode("latin-1")})
+    assert response.headers["x-request-id"] not in ("", given)
+
+
+def test_each_request_is_one_line_with_its_id(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with json_client(sqlite_url) as client:
+        client.get("/products/7", headers={"X-Request-ID": "abc-123"})
+    found = [line for line in lines(capsys) if line["message"] == "request"]
+    assert len(found) == 1
+    assert found[0]["request_id"] == "abc-123"
+    assert found[0]["status"] == 404
+    assert found[0]["route"] == "/products/{product_id}"
+    assert found[0]["path"] == "/products/7"
+    assert found[0]["timestamp"]
+
+
+def test_probes_and_scrapes_write_no_line(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with json_client(sqlite_url) as client:
+        for path in ("/livez", "/readyz", "/metrics"):
+            client.get(path)
+    assert [line for line in lines(capsys) if line["message"] == "request"] == []
+
+
+def test_path_cannot_forge_a_line(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with json_client(sqlite_url) as client:
+        client.get('/x%0A{"message":"forged"}')
+    assert [line["path"] for line in lines(capsys) if line["message"] == "request"] == [
+        "/x%0A%7B%22message%22:%22forged%22%7D"
+    ]
+
+
+def test_passwords_never_reach_the_log(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with json_client(sqlite_url):
+        logger = logging.getLogger("driver")
+        logger.warning("failed for %s with %s", "postgresql://u:p4ss@host/db", PASSWORD)
+        try:
+            raise ConnectionError(f"password={PASSWORD}")
+        except ConnectionError:
+            logger.exception("lost", extra={"url": f"mysql://u:{PASSWORD}@h/d"})
+    written = capsys.readouterr().out
+    assert written.count("***") >= 3
+    assert PASSWORD not in written
+    assert "p4ss" not in written
+
+
+def test_unexpected_error_is_logged_once_with_its_trace(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with json_client(sqlite_url) as client:
+        client.get("/boom")
+    written = capsys.readouterr().out
+    assert written.count("RuntimeError") == 1
+    assert "a-local-variable" not in written
+
+
+def test_routes_are_templates_in_metrics(client: TestClient) -> None:
+    for number in range(5):
+        client.get(f"/products/{number + 1}")
+        client.get(f"/nothing/{number}")
+    client.request("BREW", "/products")
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+    }
+    samples = families["http_server_request_duration_seconds"].samples
+    routes = {sample.labels["http_route"] for sample in samples}
+    assert "/products/{product_id}" in routes
+    assert not [route for route in routes if "1" in route or "nothing" in route]
+    assert {s.labels["http_request_method"] for s in samples} >= {"GET", "_OTHER"}
+
+
+def test_metrics_show_the_pool_and_the_build(client: TestClient) -> None:
+    client.get("/products")
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    for series in (
+        'db_client_connection_count{pool_name="primary",state="idle"} 1.0',
+        'db_client_connection_max{pool_name="primary"} 10.0',
+        "service_build_info{",
+        "http_server_active_requests 1.0",
+    ):
+        assert series in response.text
+    assert "_created" not in response.text
+
+
+def test_metrics_in_openmetrics_where_asked(client: TestClient) -> None:
+    response = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
