@@ -22,6 +22,7 @@ proc_name = "tidegate"
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.web_concurrency
 # Gunicorn's own: its heartbeat runs on the event loop, and so tells of one that is blocked.
+# Measured beside uvicorn-worker: docs/decisions/0001.
 worker_class = "asgi"
 # A start that fails must stop the server. "auto" takes some failures for an application without
 # a lifespan, and goes on to serve it.

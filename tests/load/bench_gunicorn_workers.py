@@ -1,7 +1,8 @@
 """gunicorn's own ASGI worker beside uvicorn-worker, in one run.
 
-Run `python -m tests.load.bench_gunicorn_workers`; it needs wrk. The server is pinned to one core and wrk to another; rounds are interleaved, so that a
-noisy machine is noisy for both; what is printed are medians and the spread over the rounds.
+Run `python -m tests.load.bench_gunicorn_workers`; it needs wrk. The server is pinned to one core
+and wrk to another; rounds are interleaved, so that a noisy machine is noisy for both; what is
+printed are medians and the spread over the rounds.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def measure(database_url: str, rounds: int, seconds: int) -> None:
     kinds = (
         ("no database", "/version", ()),
         ("read by id", "/products/1", ()),
-        ("read by id, recycled every 2000", "/products/1", ("--max-requests", "2000")),
+        ("no database, recycled every 2000", "/version", ("--max-requests", "2000")),
     )
     print("| load | worker | req/s | p99 ms | failed | worker MiB |")
     print("|---|---|---|---|---|---|")

@@ -86,7 +86,7 @@ def measure(url: str, database: str, source: Path, rows: int) -> None:
     }
     for name, command in commands.items():
         cost = tidegate(url, "catalog", *command)
-        print(  # noqa: T201 - the output
+        print(
             f"| {database} | {name} | {rows:,} | {cost.seconds:.1f} |"
             f" {rows / cost.seconds:,.0f} | {cost.peak:.0f} |",
             flush=True,
@@ -109,8 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     most: int = parser.parse_args().rows
-    print("| database | command | rows | s | rows/s | peak MiB |")  # noqa: T201
-    print("|---|---|---:|---:|---:|---:|")  # noqa: T201
+    print("| database | command | rows | s | rows/s | peak MiB |")
+    print("|---|---|---:|---:|---:|---:|")
     for rows in (max(1, most // 10), most):
         with tempfile.TemporaryDirectory() as directory:
             source = Path(directory, "products.csv")
