@@ -93,7 +93,7 @@ class ProcessEngines:
         """The sync engine's pool in AUTOCOMMIT: a read costs no BEGIN and no ROLLBACK."""
         with self._lock:
             if self._read_engine is None:
-                self._read_engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+                self._read_engine = _autocommit_engine(self.engine)
             return self._read_engine
 
     @property
@@ -196,10 +196,36 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             return {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
 
 
+def _autocommit_engine(engine: Engine) -> Engine:
+    """A copy that shares the pool and does not begin transactions.
+
+    psycopg2's way to AUTOCOMMIT that SQLAlchemy takes sends a SET before a query and another one
+    after it. The connection's own attribute does the same and sends nothing.
+    """
+    if engine.dialect.driver != "psycopg2":
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+    copy = engine.execution_options()
+    event.listen(copy, "engine_connect", _enter_autocommit)
+    return copy
+
+
+def _enter_autocommit(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    driver.autocommit = True
+
+
+def _leave_autocommit(connection: Any, record: ConnectionPoolEntry) -> None:
+    del record
+    if connection is not None and connection.autocommit:
+        connection.autocommit = False
+
+
 def _prepare(engine: Engine, pool_name: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_sqlite_pragmas)
         event.listen(engine, "begin", _begin_sqlite_transaction)
+    elif engine.dialect.driver == "psycopg2":
+        event.listen(engine, "checkin", _leave_autocommit)
     instrument(engine, pool_name=pool_name)
     return engine
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
@@ -224,6 +225,23 @@ def test_the_worker_stays_small(stack: Stack, measured: Measured) -> None:
     measured("resident: " + ", ".join(f"{size / 1e6:.0f} MB" for size in resident))
     assert len(resident) == 2
     assert resident[-1] < RESIDENT_LIMIT
+
+
+def test_a_restart_of_the_service_is_measured(stack: Stack, measured: Measured) -> None:
+    stack.compose("restart", "api")
+    eventually(lambda: _answers(stack), within=60)
+    ready = datetime.now(UTC)
+    started = stack.inspected("api")["State"]["StartedAt"]
+    # Docker writes nanoseconds, which Python does not read.
+    seconds = (ready - datetime.fromisoformat(started[:26] + "+00:00")).total_seconds()
+    measured(f"from the start of the process to the first 200 of /readyz: {seconds:.1f} s")
+
+
+def _answers(stack: Stack) -> bool:
+    try:
+        return stack.status("/readyz") == httpx2.codes.OK
+    except httpx2.TransportError:
+        return False
 
 
 def test_the_service_survives_a_restart_of_the_database(stack: Stack, measured: Measured) -> None:

@@ -1,0 +1,217 @@
+"""Engines: lazy, one per process, bounded, and safe over a fork."""
+
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import StaticPool
+
+from service.database import (
+    DatabaseSettings,
+    create_async_db_engine,
+    create_db_engine,
+    process,
+)
+from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
+from service.database.urls import async_url, parse_url
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = create_db_engine(f"sqlite:///{tmp_path / 'engine.db'}", pool_name="test")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE counters (id INTEGER PRIMARY KEY, value INTEGER)"))
+        connection.execute(text("INSERT INTO counters VALUES (1, 0)"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres_settings(postgres_url: str) -> Iterator[DatabaseSettings]:
+    settings = DatabaseSettings(url=postgres_url)
+    process.configure(settings)
+    yield settings
+    process.configure(None)
+
+
+def scalar(engine: Engine, query: str) -> object:
+    with engine.connect() as connection:
+        return connection.execute(text(query)).scalar()
+
+
+def test_engine_is_one_for_the_process_and_connects_when_asked(
+    postgres_settings: DatabaseSettings,
+) -> None:
+    assert postgres_settings.pool_size == 5
+    engine = process.engine
+    assert engine is process.engine
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+    assert scalar(engine, "SELECT 42") == 42
+
+
+def test_configure_replaces_the_engine_and_closes_the_former(
+    postgres_settings: DatabaseSettings, sqlite_url: str
+) -> None:
+    former = process.engine
+    pid = scalar(former, "SELECT pg_backend_pid()")
+    process.configure(DatabaseSettings(url=sqlite_url))
+    assert process.engine is not former
+    assert process.engine.name == "sqlite"
+    watcher = create_db_engine(settings=postgres_settings, pool_name="watcher")
+    with watcher.connect() as connection:
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        assert connection.execute(query, {"pid": pid}).scalar() == 0
+    watcher.dispose()
+
+
+def test_pool_is_sized_by_the_settings(postgres_url: str) -> None:
+    settings = DatabaseSettings(
+        url=postgres_url, pool_size=2, max_overflow=1, pool_timeout=0.05, pool_max_lifetime=60
+    )
+    engine = create_db_engine(settings=settings, pool_name="test")
+    pool = engine.pool
+    assert isinstance(pool, MeteredQueuePool)
+    assert (pool.size(), pool.timeout(), settings.pool_capacity) == (2, 0.05, 3)
+    held = [engine.connect() for _ in range(3)]
+    with pytest.raises(PoolTimeoutError, match="QueuePool limit"):
+        engine.connect()
+    for connection in held:
+        connection.close()
+    engine.dispose()
+
+
+def test_asyncio_pool_is_ours_too(postgres_url: str) -> None:
+    engine = create_async_db_engine(settings=DatabaseSettings(url=postgres_url), pool_name="test")
+    assert isinstance(engine.sync_engine.pool, AsyncMeteredQueuePool)
+
+
+def test_statement_timeout_and_name_reach_postgresql_by_both_drivers(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=postgres_url, statement_timeout=0.2)
+    query = "SELECT current_setting('statement_timeout'), current_setting('application_name')"
+    engine = create_db_engine(settings=settings, pool_name="test")
+    with engine.connect() as connection:
+        assert connection.execute(text(query)).one() == ("200ms", "tidegate")
+        with pytest.raises(DBAPIError, match="statement timeout"):
+            connection.execute(text("SELECT pg_sleep(30)"))
+    engine.dispose()
+
+    async def ask() -> tuple[object, ...]:
+        twin = create_async_db_engine(settings=settings, pool_name="test")
+        async with twin.connect() as connection:
+            row = (await connection.execute(text(query))).one()
+            with pytest.raises(DBAPIError, match="statement timeout"):
+                await connection.execute(text("SELECT pg_sleep(30)"))
+        await twin.dispose()
+        return tuple(row)
+
+    assert anyio.run(ask) == ("200ms", "tidegate")
+
+
+def test_options_of_the_url_are_kept(postgres_url: str) -> None:
+    url = f"{postgres_url}?application_name=mine&options=-c%20work_mem%3D7MB"
+    engine = create_db_engine(url, pool_name="test")
+    query = "SELECT current_setting('application_name') || ' ' || current_setting('work_mem')"
+    assert scalar(engine, query) == "mine 7MB"
+    engine.dispose()
+
+
+def test_parameters_of_a_failed_statement_are_hidden(postgres_url: str) -> None:
+    engine = create_db_engine(postgres_url, pool_name="test")
+    with engine.connect() as connection, pytest.raises(DBAPIError) as failed:
+        connection.execute(text("SELECT 1 / 0, :secret"), {"secret": "hunter2"})
+    assert "hunter2" not in str(failed.value)
+    engine.dispose()
+
+
+def test_static_pool_is_for_memory_only(tmp_path: Path) -> None:
+    memory = create_db_engine("sqlite:///:memory:", pool_name="test")
+    file = create_db_engine(f"sqlite:///{tmp_path / 'x.db'}", pool_name="test")
+    assert isinstance(memory.pool, StaticPool)
+    assert isinstance(file.pool, MeteredQueuePool)
+    twin = async_url(parse_url("sqlite:///:memory:", "DATABASE_URL"))
+    assert isinstance(create_async_db_engine(twin, pool_name="test").sync_engine.pool, StaticPool)
+    memory.dispose()
+
+
+def test_sqlite_file_has_wal_a_busy_timeout_and_foreign_keys(sqlite_engine: Engine) -> None:
+    assert scalar(sqlite_engine, "PRAGMA journal_mode") == "wal"
+    assert scalar(sqlite_engine, "PRAGMA busy_timeout") == 5000
+    assert scalar(sqlite_engine, "PRAGMA foreign_keys") == 1
+
+
+def test_sqlite_transactions_that_read_first_neither_fail_nor_lose_updates(
+    sqlite_engine: Engine,
+) -> None:
+    errors: list[str] = []
+
+    def count_up() -> None:
+        try:
+            for _ in range(25):
+                with sqlite_engine.begin() as connection:
+                    value = connection.execute(text("SELECT value FROM counters")).scalar_one()
+                    connection.execute(text("UPDATE counters SET value = :v"), {"v": value + 1})
+        except DBAPIError:
+            errors.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=count_up) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert scalar(sqlite_engine, "SELECT value FROM counters") == 200
+
+
+def test_sqlite_savepoint_rolls_back_what_is_within(sqlite_engine: Engine) -> None:
+    with sqlite_engine.begin() as connection:
+        connection.execute(text("UPDATE counters SET value = 1"))
+        inner = connection.begin_nested()
+        connection.execute(text("UPDATE counters SET value = 2"))
+        inner.rollback()
+    assert scalar(sqlite_engine, "SELECT value FROM counters") == 1
+
+
+def test_sqlite_rolls_back_ddl(sqlite_engine: Engine) -> None:
+    with sqlite_engine.connect() as connection:
+        connection.execute(text("CREATE TABLE passing (id INTEGER)"))
+        connection.rollback()
+    query = "SELECT count(*) FROM sqlite_master WHERE name = 'passing'"
+    assert scalar(sqlite_engine, query) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_child_opens_its_own_connection_and_harms_none_of_the_parents(
+    postgres_settings: DatabaseSettings,
+) -> None:
+    assert postgres_settings.pool_size == 5
+    engine = process.engine
+    ask = "SELECT pg_backend_pid()"
+    parents = scalar(engine, ask)
+    assert in_child(lambda: scalar(process.engine, ask)) not in (parents, "None")
+    # A module may hold the engine that it imported before the fork.
+    assert in_child(lambda: scalar(engine, ask)) not in (parents, "None")
+    assert scalar(engine, ask) == parents
+
+
+def in_child(work: Callable[[], object]) -> object:
+    """Run something in a forked process; what it returned, as a number."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text_of = answer.read()
+    os.waitpid(child, 0)
+    return int(text_of) if text_of.isdigit() else text_of or "None"
