@@ -10,7 +10,7 @@ from service.database.base import NAMING_CONVENTION, Base, metadata
 from service.database.engine import create_async_db_engine, create_db_engine, process
 from service.database.health import check_database_health
 from service.database.pagination import InvalidCursorError, Page, Sort
-from service.database.pool_metrics import instrument
+from service.database.pool_events import instrument
 from service.database.repository import BaseRepository
 from service.database.repository_async import BaseRepositoryAsync
 from service.database.schema import ProductionSchemaError, drop_db, init_db, reset_db

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
-from service.database.pool_metrics import instrument
+from service.database.pool_events import instrument
 from service.database.settings import DatabaseSettings
 from service.database.urls import is_memory, parse_url
 

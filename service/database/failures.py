@@ -9,8 +9,9 @@ from typing import Final
 
 from sqlalchemy import Index, MetaData
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import exc as orm_exc
-from sqlalchemy.schema import ColumnCollectionConstraint
+from sqlalchemy.schema import ColumnCollectionConstraint, conv
 
 
 class DatabaseFailure(Exception):
@@ -151,6 +152,7 @@ _SQLITE_CODES: Final[dict[str, type[DatabaseFailure]]] = {
     "SQLITE_CONSTRAINT_FOREIGNKEY": ForeignKeyViolation,
     "SQLITE_CONSTRAINT_NOTNULL": NotNullViolation,
     "SQLITE_CONSTRAINT_CHECK": CheckViolation,
+    "SQLITE_MISMATCH": InvalidValue,
     "SQLITE_BUSY": LockNotAvailable,
     "SQLITE_LOCKED": LockNotAvailable,
     "SQLITE_CANTOPEN": ConnectionLost,
@@ -160,10 +162,14 @@ _SQLITE_CODES: Final[dict[str, type[DatabaseFailure]]] = {
 _LIBPQ_START: Final[tuple[tuple[re.Pattern[str], type[DatabaseFailure]], ...]] = (
     (re.compile(r"too many clients|remaining connection slots|too many connections"),
      TooManyConnections),
-    (re.compile(r"authentication failed|no pg_hba\.conf entry|role \".*\" does not exist"),
+    (re.compile(r"authentication failed|no password supplied|no pg_hba\.conf entry"
+                r"|pg_hba\.conf rejects|role \".*\" (does not exist|is not permitted)"),
      AuthenticationFailed),
     (re.compile(r"database \".*\" does not exist"), DatabaseMissing),
 )  # fmt: skip
+# SQLITE_ERROR is any mistake in a statement; only the text tells which.
+_SQLITE_MISSING: Final = re.compile(r"no such (table|column)|has no column named")
+_POSTGRESQL: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def classify(error: BaseException, metadata: MetaData | None = None) -> DatabaseFailure | None:
@@ -185,11 +191,7 @@ def classify(error: BaseException, metadata: MetaData | None = None) -> Database
     for original in _causes(error):
         if failure := _classify_original(original, metadata):
             return failure
-    if isinstance(error, sa_exc.DBAPIError | OSError | TimeoutError):
-        is_data = isinstance(error, sa_exc.DataError)
-        is_lost = isinstance(error, sa_exc.OperationalError | OSError | TimeoutError)
-        return InvalidValue() if is_data else ConnectionLost() if is_lost else DatabaseFailure()
-    return None
+    return _by_class(error)
 
 
 def failure_reason(error: BaseException) -> str:
@@ -214,12 +216,14 @@ def _classify_original(error: BaseException, metadata: MetaData | None) -> Datab
         for prefix in (state, state[:3], state[:2]):
             if kind := _SQLSTATES.get(prefix):
                 return kind(*_violated(error, metadata))
+        # Whoever answers was not lost, though psycopg2 calls many such errors operational.
+        return DatabaseFailure()
     name = getattr(error, "sqlite_errorname", None)
     if isinstance(name, str):
         if kind := _SQLITE_CODES.get(name) or _SQLITE_CODES.get("_".join(name.split("_")[:2])):
             return kind(*_violated_in_sqlite(str(error), metadata))
-        if "no such table" in str(error) or "no such column" in str(error):
-            return SchemaMismatch()
+        if name == "SQLITE_ERROR":
+            return SchemaMismatch() if _SQLITE_MISSING.search(str(error)) else DatabaseFailure()
     return _by_start_message(error)
 
 
@@ -233,26 +237,39 @@ def _by_start_message(error: BaseException) -> DatabaseFailure | None:
     return found() if found else None
 
 
+def _by_class(error: BaseException) -> DatabaseFailure | None:
+    # A column type of ours refuses a value before the database sees it.
+    is_refused = isinstance(error, sa_exc.StatementError) and isinstance(error.orig, ValueError)
+    if is_refused or isinstance(error, sa_exc.DataError):
+        return InvalidValue()
+    if isinstance(error, sa_exc.OperationalError | OSError | TimeoutError):
+        return ConnectionLost()
+    return DatabaseFailure() if isinstance(error, sa_exc.DBAPIError) else None
+
+
 def _violated(
     error: BaseException, metadata: MetaData | None
 ) -> tuple[str | None, tuple[str, ...]]:
-    diag = getattr(error, "diag", error)
-    constraint = getattr(diag, "constraint_name", None)
-    column = getattr(diag, "column_name", None)
-    columns = (column,) if column else _columns_of(constraint, metadata)
-    return constraint, columns
+    # SQLAlchemy's own error around that of asyncpg has the SQLSTATE, and no more.
+    for cause in _causes(error):
+        diag = getattr(cause, "diag", cause)
+        constraint = getattr(diag, "constraint_name", None)
+        column = getattr(diag, "column_name", None)
+        if constraint or column:
+            return constraint, (column,) if column else _columns_of(constraint, metadata)
+    return None, ()
 
 
 def _violated_in_sqlite(
     message: str, metadata: MetaData | None
 ) -> tuple[str | None, tuple[str, ...]]:
-    """SQLite tells columns ("UNIQUE constraint failed: t.a, t.b") or a CHECK's name."""
-    what = message.partition("constraint failed: ")[2]
-    if not what:
-        return None, ()
-    if "." in what:
-        return None, tuple(part.rpartition(".")[2] for part in what.split(", "))
-    return what, _columns_of(what, metadata)
+    """SQLite tells the columns of a key ("t.a, t.b"), or the name of an index or a CHECK."""
+    rule, _, what = message.partition(" constraint failed: ")
+    if rule == "CHECK":
+        return what, _columns_of(what, metadata)
+    if index := re.fullmatch("index '(.*)'", what):
+        return index[1], _columns_of(index[1], metadata)
+    return None, tuple(part.rpartition(".")[2] for part in what.split(", ") if part)
 
 
 def _columns_of(constraint: str | None, metadata: MetaData | None) -> tuple[str, ...]:
@@ -261,6 +278,13 @@ def _columns_of(constraint: str | None, metadata: MetaData | None) -> tuple[str,
     for table in metadata.tables.values():
         for candidate in (*table.constraints, *table.indexes):
             kinds = ColumnCollectionConstraint | Index
-            if isinstance(candidate, kinds) and candidate.name == constraint:
+            if isinstance(candidate, kinds) and _name_of(candidate) == constraint:
                 return tuple(candidate.columns.keys())
     return ()
+
+
+def _name_of(rule: ColumnCollectionConstraint | Index) -> str | None:
+    """What the database calls it: a name of the convention is cut to what PostgreSQL takes."""
+    if not isinstance(rule.name, conv):
+        return rule.name if isinstance(rule.name, str) else None
+    return _POSTGRESQL.identifier_preparer.format_constraint(rule, _alembic_quote=False)

@@ -17,7 +17,10 @@ AnswerT = TypeVar("AnswerT")
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT: Final = 2.0
-_in_flight: "weakref.WeakKeyDictionary[Engine, threading.Thread]" = weakref.WeakKeyDictionary()
+# The thread that asks, and when its answer is overdue.
+_in_flight: "weakref.WeakKeyDictionary[Engine, tuple[threading.Thread, float]]" = (
+    weakref.WeakKeyDictionary()
+)
 _lock = threading.Lock()
 
 
@@ -29,8 +32,8 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
     """Ask a database something within a deadline that holds even when the server hangs.
 
     The question runs in a thread of its own, because no setting of a driver ends the wait for a
-    server that is stopped. One is in flight for each engine: while an overdue one still waits,
-    the next fails at once instead of taking another connection.
+    server that is stopped. One is in flight for each engine: the next waits its turn, and fails
+    at once while an overdue one still waits, instead of taking another connection.
 
     Args:
         engine: Which database.
@@ -41,6 +44,7 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
         OverdueError: There was no answer in time.
         sqlalchemy.exc.SQLAlchemyError: The database answered with an error.
     """
+    deadline = time.monotonic() + timeout
     answers: list[AnswerT] = []
     errors: list[Exception] = []
 
@@ -52,18 +56,27 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
             errors.append(error)
 
     thread = threading.Thread(target=run, name="database-question", daemon=True)
-    with _lock:
-        former = _in_flight.get(engine)
-        if former is not None and former.is_alive():
-            raise OverdueError
-        _in_flight[engine] = thread
-        thread.start()
-    thread.join(timeout)
+    _start_in_turn(engine, thread, deadline)
+    thread.join(max(0.0, deadline - time.monotonic()))
     if errors:
         raise errors[0]
     if not answers:
         raise OverdueError
     return answers[0]
+
+
+def _start_in_turn(engine: Engine, thread: threading.Thread, deadline: float) -> None:
+    while True:
+        with _lock:
+            former, overdue = _in_flight.get(engine, (None, 0.0))
+            if former is None or not former.is_alive():
+                _in_flight[engine] = thread, deadline
+                thread.start()
+                return
+        patience = min(deadline, overdue) - time.monotonic()
+        if patience <= 0:
+            raise OverdueError
+        former.join(patience)
 
 
 def check_database_health(

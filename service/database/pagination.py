@@ -5,11 +5,15 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
 
+from sqlalchemy import BigInteger, SmallInteger
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.types import TypeEngine
+
+from service.database.types import ExactDecimal
 
 RowT = TypeVar("RowT")
 
@@ -29,7 +33,7 @@ class Sort:
 
     Args:
         name: What the order is called, so that a cursor of another order is refused.
-        column: The column to order by.
+        column: The column to order by; it may not be nullable, as NULL has no place in an order.
         descending: Whether the largest comes first.
     """
 
@@ -63,16 +67,17 @@ def encode_cursor(sort: Sort, values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, sort: Sort, types: Sequence[type]) -> list[Any]:
+def decode_cursor(cursor: str, sort: Sort, types: Sequence[TypeEngine[Any]]) -> list[Any]:
     """Read back where a page ended.
 
     Args:
         cursor: What `encode_cursor` wrote.
         sort: The order of the list that is asked for.
-        types: The Python types of the sort columns.
+        types: The types of the sort columns.
 
     Raises:
-        InvalidCursorError: It is no cursor, or one of another order or version.
+        InvalidCursorError: It is no cursor, one of another order or version, or one with a value
+            that its column could not hold, which the driver or the database would refuse.
     """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
@@ -80,8 +85,8 @@ def decode_cursor(cursor: str, sort: Sort, types: Sequence[type]) -> list[Any]:
         version, name, *values = content
         if (version, name, len(values)) != (_VERSION, sort.name, len(types)):
             raise InvalidCursorError
-        return [_typed(value, kind) for value, kind in zip(values, types, strict=True)]
-    except (binascii.Error, ValueError, TypeError, InvalidOperation, RecursionError):
+        return [_typed(value, column) for value, column in zip(values, types, strict=True)]
+    except (binascii.Error, ValueError, TypeError, ArithmeticError, RecursionError):
         raise InvalidCursorError from None
 
 
@@ -89,19 +94,39 @@ def _plain(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _typed(value: Any, kind: type[Any]) -> Any:
-    if kind is datetime:
-        instant = datetime.fromisoformat(value)
-        if instant.tzinfo is None:
-            raise InvalidCursorError
-        return instant
-    if kind is Decimal:
-        number = Decimal(value)
-        if not number.is_finite():
-            raise InvalidCursorError
-        return number
-    if type(value) is not kind or (kind is int and abs(value) >= 1 << 63):
+def _typed(value: Any, column: TypeEngine[Any]) -> Any:
+    kind = column.python_type
+    written: type[Any] = str if kind in (datetime, Decimal) else kind
+    if type(value) is not written:
         raise InvalidCursorError
-    if kind is str and "\x00" in value:
+    if kind is datetime:
+        return _instant(value)
+    if kind is Decimal:
+        return _decimal(value, column)
+    if kind is int and not -_largest(column) <= value < _largest(column):
+        raise InvalidCursorError
+    if kind is str and b"\x00" in value.encode():
         raise InvalidCursorError
     return value
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise InvalidCursorError
+    return instant.astimezone(UTC)
+
+
+def _decimal(text: str, column: TypeEngine[Any]) -> Decimal:
+    number = Decimal(text)
+    if not number.is_finite():
+        raise InvalidCursorError
+    if isinstance(column, ExactDecimal):
+        column.in_units(number)
+    return number
+
+
+def _largest(column: TypeEngine[Any]) -> int:
+    """The first integer that is too large for a column."""
+    bits = 64 if isinstance(column, BigInteger) else 16 if isinstance(column, SmallInteger) else 32
+    return 1 << (bits - 1)

@@ -1,11 +1,12 @@
 """The pool: SQLAlchemy's QueuePool, which tells how long each checkout waited and why it failed."""
 
+import math
 import time
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sqlalchemy import exc
-from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, PoolProxiedConnection, QueuePool
 
 
 class CheckoutObserver(Protocol):
@@ -62,3 +63,14 @@ class MeteredQueuePool(MeteredPoolMixin):
 
 class AsyncMeteredQueuePool(MeteredPoolMixin, AsyncAdaptedQueuePool):
     """The pool of an asyncio engine."""
+
+
+def pool_limits(pool: Pool) -> tuple[float, float]:
+    """How many connections a pool keeps, and how many it opens at most."""
+    if isinstance(pool, NullPool):
+        return 0, math.inf
+    if not isinstance(pool, QueuePool):
+        return 1, 1
+    overflow = pool._max_overflow  # noqa: SLF001 - it has no public reader
+    size = pool.size() or math.inf
+    return size, math.inf if overflow < 0 else size + overflow

@@ -81,12 +81,13 @@ def select_page(
 
     Raises:
         InvalidCursorError: The cursor is not one of this order.
+        TypeError: The column may be null, or the model has a composite key.
     """
     columns = _sort_columns(model, sort)
     query = select(model).where(*where)
     if cursor is not None:
-        types = [column.type.python_type for column in columns]
-        position = tuple_(*decode_cursor(cursor, sort, types), types=[c.type for c in columns])
+        types = [column.type for column in columns]
+        position = tuple_(*decode_cursor(cursor, sort, types), types=types)
         keys = tuple_(*columns)
         query = query.where(keys < position if sort.descending else keys > position)
     order = [column.desc() if sort.descending else column.asc() for column in columns]
@@ -144,6 +145,8 @@ def update_taken(
     table = mapper.local_table
     new = statement.excluded
     changed = [name for name in columns if name not in key]
+    if not changed:
+        return statement.on_conflict_do_nothing(index_elements=list(key))
     touched = [column.name for column in table.columns if column.onupdate is not None]
     values = {name: new[name] for name in (*changed, *touched)}
     if mapper.version_id_col is not None:
@@ -160,4 +163,7 @@ def in_key_order(rows: Iterable[RowValues], key: Sequence[str]) -> list[RowValue
 
 def _sort_columns(model: type[ModelT], sort: Sort) -> list[InstrumentedAttribute[Any]]:
     key = key_column(model)
+    if sort.column.property.columns[0].nullable:
+        # No row compares as before or after NULL: the pages would leave rows out.
+        raise TypeError(f"{sort.column} may be null; pages need a column that may not")
     return [sort.column] if sort.column.key == key.key else [sort.column, key]

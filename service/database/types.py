@@ -1,14 +1,16 @@
 """Column types that mean the same on every database."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, Numeric
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # SQLite numbers rows by itself only for a column declared INTEGER.
 BigIntegerKey = BigInteger().with_variant(Integer(), "sqlite")
+# The default context would round to 28 digits before anybody looked at the last one.
+_UNROUNDED: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
@@ -41,18 +43,33 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return dialect.type_descriptor(BigInteger())
         return dialect.type_descriptor(Numeric(self.precision, self.scale))
 
+    def in_units(self, value: Decimal) -> int:
+        """A value in units of the last decimal.
+
+        Raises:
+            ValueError: It is not finite, which psycopg2 would write as NaN; or it has more digits
+                or decimals than the column, where none is rounded away silently.
+        """
+        number = Decimal(value)
+        if not number.is_finite():
+            raise ValueError("not a finite number")
+        units = number.scaleb(self.scale, _UNROUNDED)
+        if units != units.to_integral_value():
+            raise ValueError(f"more than {self.scale} decimals")
+        if units and units.adjusted() >= self.precision:
+            raise ValueError(f"more than {self.precision} digits")
+        return int(units)
+
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
         """Check the value and turn it into what the column stores.
 
         Raises:
-            ValueError: It has more decimals than the column; none is rounded away silently.
+            ValueError: It does not fit; see `in_units`.
         """
         if value is None:
             return None
-        units = Decimal(value).scaleb(self.scale)
-        if units != units.to_integral_value():
-            raise ValueError(f"more than {self.scale} decimals")
-        return int(units) if dialect.name == "sqlite" else value
+        units = self.in_units(value)
+        return units if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         """Turn what the column stores into a decimal."""
