@@ -93,7 +93,7 @@ class ProcessEngines:
         """The sync engine's pool in AUTOCOMMIT: a read costs no BEGIN and no ROLLBACK."""
         with self._lock:
             if self._read_engine is None:
-                self._read_engine = _autocommit_engine(self.engine)
+                self._read_engine = autocommit_engine(self.engine)
             return self._read_engine
 
     @property
@@ -196,8 +196,8 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             return {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
 
 
-def _autocommit_engine(engine: Engine) -> Engine:
-    """A copy that shares the pool and does not begin transactions.
+def autocommit_engine(engine: Engine) -> Engine:
+    """A copy of an engine that shares its pool and does not begin transactions.
 
     psycopg2's way to AUTOCOMMIT that SQLAlchemy takes sends a SET before a query and another one
     after it. The connection's own attribute does the same and sends nothing.

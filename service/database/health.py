@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 
-from service.database.engine import process
+from service.database.engine import autocommit_engine, process
 from service.database.failures import failure_reason
 
 AnswerT = TypeVar("AnswerT")
@@ -50,7 +50,8 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
 
     def run() -> None:
         try:
-            with engine.connect() as connection:
+            # A transaction would cost more round trips, and on SQLite wait for every writer.
+            with autocommit_engine(engine).connect() as connection:
                 answers.append(question(connection))
         except Exception as error:  # noqa: BLE001 - raised again by the thread that asked
             errors.append(error)

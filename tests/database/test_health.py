@@ -244,6 +244,15 @@ def test_sqlite_file_is_healthy_and_one_that_is_no_database_is_not(
     assert_unhealthy(check_database_health(missing), "connection_lost", within=2)
 
 
+def test_sqlite_file_is_healthy_while_somebody_writes(
+    make_engine: MakeEngine, sqlite_url: str
+) -> None:
+    engine = make_engine(sqlite_url)
+    with engine.begin() as writing:
+        writing.execute(text("DELETE FROM products"))
+        assert_healthy(check_database_health(engine, timeout=2), 1)
+
+
 def test_sqlite_in_memory_is_healthy(make_engine: MakeEngine) -> None:
     assert_healthy(check_database_health(make_engine("sqlite:///:memory:")), within=2)
 

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-import psycopg2
 from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings
 from service.migrator import runner
+from tests.support.postgres import execute
 
 TEMPLATE: Final = "tidegate_template"
 
@@ -43,15 +43,8 @@ class PostgresDatabases:
         migrate(self.create(TEMPLATE))
 
     def _run(self, statement: str) -> None:
-        connection = psycopg2.connect(
-            self._server.set(drivername="postgresql").render_as_string(hide_password=False)
-        )
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-        finally:
-            connection.close()
+        server = self._server.set(drivername="postgresql")
+        execute(server.render_as_string(hide_password=False), statement)
 
 
 class SqliteDatabases:

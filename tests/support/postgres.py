@@ -106,13 +106,7 @@ class PostgresServer:
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement outside of any transaction."""
-        connection = psycopg2.connect(self.url(database))
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-        finally:
-            connection.close()
+        execute(self.url(database), statement)
 
     def _accepts(self) -> bool:
         try:
@@ -135,6 +129,17 @@ class PostgresServer:
     def _all(self) -> list[psutil.Process]:
         main = psutil.Process(self._running().pid)
         return [main, *main.children(recursive=True)]
+
+
+def execute(url: str, statement: str) -> None:
+    """Run a statement outside of any transaction."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
 
 
 def free_port() -> int:
