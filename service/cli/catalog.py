@@ -47,8 +47,7 @@ def import_file(
     chosen = _format_of(file, form)
     _connect()
     with _opened(file) as stream:
-        name = "<stdin>" if file == _STANDARD_STREAM else file
-        result = _import(stream, name, chosen, strict=strict)
+        result = _import(stream, _shown(file, "<stdin>"), chosen, strict=strict)
     typer.echo(_summary(result, strict=strict))
     if result.rejected:
         raise typer.Exit(1)
@@ -75,7 +74,7 @@ def export_file(
         # The reader has seen enough, as `head` has. Others would have died of SIGPIPE, with 141.
         raise typer.Exit(_BROKEN_PIPE) from None
     except OSError as error:
-        _fail(f"{file}: {error.strerror}", 1)
+        _fail(f"{_shown(file, '<stdout>')}: {error.strerror}", 1)
     except KeyboardInterrupt:
         _fail("interrupted", _INTERRUPTED)
     typer.echo(f"wrote {_count(count, 'product')}", err=True)
@@ -175,6 +174,10 @@ def _explain(stopped: "ImportStoppedError", name: str) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"tidegate: {message}", err=True)
     raise typer.Exit(code)
+
+
+def _shown(file: str, standard_stream: str) -> str:
+    return standard_stream if file == _STANDARD_STREAM else file
 
 
 def _summary(result: "ImportResult", *, strict: bool) -> str:

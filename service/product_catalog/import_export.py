@@ -16,7 +16,8 @@ from service.database import get_db_context, process, read_session, write_sessio
 from service.product_catalog.files import COLUMNS, BadLine, FileFormat, ProductRow
 from service.product_catalog.repository import ProductRepository
 
-BATCH_LINES: Final = 1000
+# Half as many cost a twentieth of the speed; more gain as little, and take memory and longer locks.
+BATCH_LINES: Final = 2000
 
 _Exported = tuple[str, str, str | None, Decimal]
 

@@ -55,11 +55,14 @@ class HealthMonitor:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Check for as long as the context is open."""
-        task = asyncio.create_task(self._run(), name="health-monitor")
+        """Check for as long as the context is open; a check that runs may end in its time."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._run(stop), name="health-monitor")
         try:
             yield
         finally:
+            stop.set()
+            await asyncio.wait({task}, timeout=self._timeout)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -74,12 +77,14 @@ class HealthMonitor:
         """The names of the checks."""
         return tuple(self._checks)
 
-    async def _run(self) -> None:
-        while True:
+    async def _run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
             for name, check in self._checks.items():
-                await self._run_one(name, check)
+                if not stop.is_set():
+                    await self._run_one(name, check)
             self._finished = time.monotonic()
-            await asyncio.sleep(self._interval)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._interval)
 
     async def _run_one(self, name: str, check: Check) -> None:
         start = time.perf_counter()

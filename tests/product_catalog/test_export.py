@@ -132,11 +132,11 @@ def test_any_catalog_survives_export_and_import(
 
 @pytest.mark.usefixtures("configured")
 def test_catalog_of_many_batches_survives_export_and_import() -> None:
-    store(*(product(f"P{number:05}", price=Decimal(number)) for number in range(3456)))
+    store(*(product(f"P{number:05}", price=Decimal(number)) for number in range(4567)))
     written = exported()
     clear()
     items = read_products(io.BytesIO(written.encode()), FileFormat.CSV)
-    assert import_products(items, on_bad=refuse).loaded == 3456
+    assert import_products(items, on_bad=refuse).loaded == 4567
     assert exported() == written
 
 

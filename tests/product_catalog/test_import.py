@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from service.database import DatabaseSettings, process, read_session, write_session
 from service.product_catalog.files import BadLine, FileFormat, read_products
@@ -124,10 +124,11 @@ def test_strict_loads_nothing_if_any_line_is_bad(place: int) -> None:
 @pytest.mark.usefixtures("configured")
 def test_strict_loads_a_good_file_at_once() -> None:
     seen: list[int] = []
-    result = load(many(2500), strict=True, on_batch=lambda _: seen.append(len(stored())))
-    assert result == ImportResult(2500, 0)
+    count = 2 * BATCH_LINES + 1
+    result = load(many(count), strict=True, on_batch=lambda _: seen.append(len(stored())))
+    assert result == ImportResult(count, 0)
     assert seen == [0, 0, 0]
-    assert len(stored()) == 2500
+    assert len(stored()) == count
 
 
 @pytest.mark.usefixtures("configured")
@@ -163,9 +164,10 @@ def test_failing_database_tells_what_is_kept_and_running_again_is_safe(strict: b
 @pytest.mark.usefixtures("on_postgres")
 def test_what_does_not_fit_its_column_is_refused_and_not_cut_off() -> None:
     """The schema lets no such value pass; another caller of the repository might."""
-    row = {"code": "A", "name": "n" * 201, "description": None, "price": Decimal(1)}
-    with pytest.raises(DataError), write_session() as session:
-        ProductRepository(session).load([row])
+    row = {"code": "A", "name": "n", "description": None, "price": Decimal(1)}
+    for wrong in ({"name": "n" * 201}, {"price": Decimal("1.001")}, {"price": Decimal(10) ** 10}):
+        with pytest.raises(StatementError), write_session() as session:
+            ProductRepository(session).load([row | wrong])
 
 
 @pytest.mark.usefixtures("on_postgres")
