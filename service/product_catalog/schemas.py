@@ -9,6 +9,7 @@ from typing import Annotated, Final, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -24,6 +25,13 @@ from service.product_catalog.models import (
 )
 
 _CENT: Final = Decimal(1).scaleb(-PRICE_DECIMALS)
+
+
+def _plain_number(value: object) -> object:
+    # Python's Decimal also takes 1_000 and the digits of every script.
+    if isinstance(value, str) and not re.fullmatch(r"\s*[+-]?[0-9.]+([eE][+-]?[0-9]+)?\s*", value):
+        raise ValueError("Input should be a valid decimal")
+    return value
 
 
 def _to_cents(price: Decimal) -> Decimal:
@@ -69,6 +77,7 @@ Description = Annotated[
 ]
 Price = Annotated[
     Decimal,
+    BeforeValidator(_plain_number),
     Field(ge=0, max_digits=PRICE_DIGITS, decimal_places=PRICE_DECIMALS, examples=["19.90"]),
     AfterValidator(_to_cents),
 ]

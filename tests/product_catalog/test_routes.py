@@ -60,7 +60,9 @@ def test_price_may_be_a_json_number(client: TestClient) -> None:
     assert create(client, price=0.1)["price"] == "0.10"
 
 
-@pytest.mark.parametrize("price", ["-0.01", "0.001", "10000000000.00", "1e400", "NaN", "x", None])
+@pytest.mark.parametrize(
+    "price", ["-0.01", "0.001", "10000000000.00", "1e400", "1_000", "\u0661", "NaN", "x", None]
+)
 def test_impossible_price_is_refused(client: TestClient, price: object) -> None:
     response = client.post("/products", json={**ROPE, "price": price})
     assert response.status_code == 422
