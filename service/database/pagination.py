@@ -3,11 +3,13 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 from sqlalchemy import BigInteger, SmallInteger
 from sqlalchemy.orm import InstrumentedAttribute
@@ -18,6 +20,8 @@ from service.database.types import ExactDecimal
 RowT = TypeVar("RowT")
 
 _VERSION: Final = 1
+# What JSON has no form for, and any text of the right form is a value of.
+_FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {UUID: UUID, date: date.fromisoformat}
 
 
 class InvalidCursorError(ValueError):
@@ -62,7 +66,7 @@ def encode_cursor(sort: Sort, values: Sequence[Any]) -> str:
         sort: The order of the list.
         values: The sort columns of the last row.
     """
-    plain = [value if isinstance(value, int | str) else _plain(value) for value in values]
+    plain = [value if isinstance(value, int | str | float) else _plain(value) for value in values]
     text = json.dumps([_VERSION, sort.name, *plain], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -91,18 +95,22 @@ def decode_cursor(cursor: str, sort: Sort, types: Sequence[TypeEngine[Any]]) -> 
 
 
 def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _typed(value: Any, column: TypeEngine[Any]) -> Any:
     kind = column.python_type
-    written: type[Any] = str if kind in (datetime, Decimal) else kind
+    written: type[Any] = str if kind in (datetime, Decimal, *_FROM_TEXT) else kind
     if type(value) is not written:
         raise InvalidCursorError
     if kind is datetime:
         return _instant(value)
     if kind is Decimal:
         return _decimal(value, column)
+    if kind in _FROM_TEXT:
+        return _FROM_TEXT[kind](value)
+    if kind is float and not math.isfinite(value):
+        raise InvalidCursorError
     if kind is int and not -_largest(column) <= value < _largest(column):
         raise InvalidCursorError
     if kind is str and b"\x00" in value.encode():
