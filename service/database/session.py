@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
@@ -26,7 +26,11 @@ class ProcessSession(Session):
 
 
 class ReadSession(Session):
-    """A session in AUTOCOMMIT: one round trip a query. Writing through it is an error."""
+    """A session in AUTOCOMMIT: one round trip a query. Writing through it is an error.
+
+    It sees what the ORM and SQLAlchemy's statements would write. SQL in `text()`, and what is run
+    on `connection()`, it does not look at.
+    """
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
         """As `ProcessSession`, in AUTOCOMMIT."""
@@ -38,9 +42,17 @@ class ReadSession(Session):
         Raises:
             ReadOnlySessionError: There is something to write.
         """
-        del objects
         if self.new or self.deleted or any(self.is_modified(row) for row in self.dirty):
             raise ReadOnlySessionError
+        # An attribute that was set to what it was leaves nothing to write, but has to be noted.
+        super().flush(objects)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        del args, kwargs
+        raise ReadOnlySessionError
+
+    # These pass by both `flush()` and the statements' event.
+    bulk_save_objects = bulk_insert_mappings = bulk_update_mappings = _refuse
 
 
 @event.listens_for(ReadSession, "do_orm_execute")
@@ -76,6 +88,9 @@ def get_db_context() -> Iterator[Session]:
 @contextmanager
 def read_session() -> Iterator[Session]:
     """Give a session that only reads, without a transaction.
+
+    Without one psycopg2 has no server-side cursor: for rows in portions (`yield_per`) take
+    `get_db_context`.
 
     Raises:
         ReadOnlySessionError: From within, on an attempt to write.

@@ -1,7 +1,7 @@
 """Sessions: what is committed, what is rolled back, and what a read costs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 import anyio
 import pytest
@@ -155,6 +155,29 @@ def test_read_session_refuses_statements_that_write() -> None:
     assert count() == 0
 
 
+def test_read_session_refuses_rows_in_bulk() -> None:
+    values = {"code": "A", "name": "B", "price": 1}
+    for write in (
+        lambda session: session.bulk_insert_mappings(Product, [values]),
+        lambda session: session.bulk_update_mappings(Product, [{"id": 1, **values}]),
+        lambda session: session.bulk_save_objects([rope()]),
+    ):
+        with read_session() as session, pytest.raises(ReadOnlySessionError):
+            write(session)  # type: ignore[no-untyped-call]
+    assert count() == 0
+
+
+def test_read_session_takes_an_attribute_that_was_set_to_what_it_was() -> None:
+    with write_session() as session:
+        session.add(rope())
+    with read_session() as session:
+        row = session.scalars(select(Product)).one()
+        row.name = str(row.name)
+        session.commit()
+    with read_session() as session:
+        assert session.scalars(select(Product.version)).one() == 1
+
+
 def test_savepoint_undoes_what_is_within_it() -> None:
     with write_session() as session:
         session.add(rope("KEPT"))
@@ -185,6 +208,29 @@ def test_asyncio_session_commits_nothing_by_itself_and_is_closed() -> None:
 
     anyio.run(scenario)
     assert count() == 1
+
+
+def test_asyncio_session_is_closed_on_an_exception_and_on_cancellation() -> None:
+    async def use(work: Callable[[], Awaitable[object]]) -> None:
+        async with asynccontextmanager(get_async_db)() as session:
+            await session.execute(text("SELECT 1"))
+            await work()
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        pool = process.async_engine.pool
+        with pytest.raises(ZeroDivisionError):
+            await use(fail)
+        assert pool.checkedout() == 0  # type: ignore[attr-defined]
+        with anyio.move_on_after(0.2) as deadline:
+            await use(anyio.sleep_forever)
+        assert deadline.cancelled_caught
+        assert pool.checkedout() == 0  # type: ignore[attr-defined]
+        await process.async_engine.dispose()
+
+    anyio.run(scenario)
 
 
 @pytest.fixture(scope="module")
