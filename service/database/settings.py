@@ -13,7 +13,6 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
-    SecretsSettingsSource,
     SettingsConfigDict,
 )
 from sqlalchemy.engine import URL
@@ -27,8 +26,12 @@ DEVELOPMENT_URL = "sqlite:///tidegate.db"
 SECRETS_DIRECTORY = Path("/run/secrets")
 ENV_FILE = Path(".env")
 
-# Kubernetes announces a Service called "database" to every pod by variables of this form.
-_SERVICE_LINK = re.compile(r"DATABASE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
+# Kubernetes announces each Service to every pod by variables of these forms, and one may well be
+# called "database", or "database-rw".
+_SERVICE_LINK = re.compile(
+    r"DATABASE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)\w*)"
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class SettingsError(ValueError):
@@ -38,16 +41,19 @@ class SettingsError(ValueError):
     """
 
 
-class FileVariablesSource(EnvSettingsSource):
-    """Reads `NAME_FILE=path`: the convention of the Docker official images for secrets."""
+class FilesSource(EnvSettingsSource):
+    """Reads `NAME_FILE=path`, as the Docker official images do, and the secrets directory."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         paths = environment_variables()
-        return {
-            name.lower(): read_secret(f"{name}_FILE", path)
-            for name in variable_names(self.settings_cls)
-            if (path := paths.get(f"{name}_FILE"))
-        }
+        mounted = mounted_secrets()
+        values: dict[str, str | None] = {}
+        for name in variable_names(self.settings_cls):
+            if path := paths.get(f"{name}_FILE"):
+                values[name.lower()] = read_secret(f"{name}_FILE: the file it names", Path(path))
+            elif name in mounted:
+                values[name.lower()] = read_secret(str(mounted[name]), mounted[name])
+        return values
 
 
 class LayeredSettings(BaseSettings):
@@ -74,14 +80,8 @@ class LayeredSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put files before variables: whoever mounts a file means it."""
-        files = FileVariablesSource(settings_cls)
         del file_secret_settings
-        mounted = (
-            [SecretsSettingsSource(settings_cls, secrets_dir=SECRETS_DIRECTORY)]
-            if SECRETS_DIRECTORY.is_dir()
-            else []
-        )
-        return init_settings, files, *mounted, env_settings, dotenv_settings
+        return init_settings, FilesSource(settings_cls), env_settings, dotenv_settings
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -178,23 +178,39 @@ def variable_names(settings_cls: type[BaseSettings]) -> set[str]:
 
 
 def environment_variables() -> dict[str, str]:
-    """The process's variables over those of `.env`, names in upper case."""
-    from_file = dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    """The process's variables over those of `.env`, names in upper case.
+
+    Raises:
+        SettingsError: `.env` cannot be read.
+    """
+    try:
+        from_file = dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(str(ENV_FILE), error) from None
     merged = {**{name: value or "" for name, value in from_file.items()}, **os.environ}
     return {name.upper(): value for name, value in merged.items()}
 
 
-def read_secret(name: str, path: str) -> str:
-    """The text of the file that a `*_FILE` variable names, without its last line break.
+def mounted_secrets() -> dict[str, Path]:
+    """The files of the secrets directory, by the names of the settings that they would hold."""
+    entries = SECRETS_DIRECTORY.iterdir() if SECRETS_DIRECTORY.is_dir() else ()
+    return {entry.name.upper(): entry for entry in entries if entry.is_file()}
+
+
+def read_secret(subject: str, path: Path) -> str:
+    """The text of a file, without its last line break.
+
+    Args:
+        subject: What to call it in the error.
+        path: Where it lies.
 
     Raises:
         SettingsError: The file cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{name}: the file it names cannot be read ({reason})") from None
+        raise _unreadable(subject, error) from None
 
 
 def refuse_unknown_names(present: Iterable[str], known: set[str]) -> None:
@@ -205,7 +221,7 @@ def refuse_unknown_names(present: Iterable[str], known: set[str]) -> None:
     """
     for name in sorted(present):
         plain = name.removesuffix("_FILE")
-        if not name.startswith("DATABASE_") or plain in known or _SERVICE_LINK.fullmatch(name):
+        if not name.startswith("DATABASE_") or plain in known:
             continue
         nearest = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
         raise SettingsError(f"{name}: no such setting; did you mean {nearest[0]}?")
@@ -228,7 +244,19 @@ def _complaint(loc: tuple[int | str, ...], message: str, settings_cls: type[Base
 
 
 def _present_names() -> set[str]:
-    names = set(environment_variables())
-    if SECRETS_DIRECTORY.is_dir():
-        names |= {entry.name.upper() for entry in SECRETS_DIRECTORY.iterdir()}
-    return names
+    variables = environment_variables().items()
+    return {name for name, value in variables if not _is_service_link(name, value)} | {
+        *mounted_secrets()
+    }
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    # A plain number in DATABASE_PORT is somebody's mistake: the port belongs into the URL.
+    return bool(_SERVICE_LINK.fullmatch(name)) or (
+        name.endswith("_PORT") and bool(_SERVICE_ADDRESS.match(value))
+    )
+
+
+def _unreadable(subject: str, error: OSError | UnicodeDecodeError) -> SettingsError:
+    reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    return SettingsError(f"{subject}: cannot be read ({reason})")

@@ -72,6 +72,26 @@ def test_unreadable_file_is_named() -> None:
     assert "DATABASE_URL_FILE" in error_of(DATABASE_URL_FILE="/nowhere/at/all")
 
 
+def test_file_that_is_no_text_is_named(tmp_path: Path, secrets_directory: Path) -> None:
+    file = tmp_path / "url"
+    file.write_bytes(b"\xff")
+    assert "DATABASE_URL_FILE" in error_of(DATABASE_URL_FILE=str(file))
+    (secrets_directory / "database_url").write_bytes(b"\xff")
+    assert str(secrets_directory / "database_url") in error_of()
+    (secrets_directory / "database_url").unlink()
+    Path(".env").write_bytes(b"DATABASE_URL=\xff")
+    assert ".env: cannot be read" in error_of()
+
+
+def test_directories_among_the_secrets_are_passed_over(secrets_directory: Path) -> None:
+    """Kubernetes keeps the files of a volume in one, behind links."""
+    (secrets_directory / "..data").mkdir()
+    (secrets_directory / "..data" / "database_url").write_text(URL)
+    (secrets_directory / "database_url").symlink_to("..data/database_url")
+    (secrets_directory / "database_backups").mkdir()
+    assert DatabaseSettings.load().sync_url.password == SECRET
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_forbidden_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "url"
@@ -116,6 +136,22 @@ def test_what_kubernetes_adds_for_a_service_is_let_through(
     ):
         monkeypatch.setenv(name, "tcp://198.18.0.1:5432")
     DatabaseSettings.load()
+
+
+def test_what_kubernetes_adds_for_a_service_with_a_longer_name_is_let_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As "database-rw", which operators for PostgreSQL make of a cluster called "database"."""
+    monkeypatch.setenv("DATABASE_RW_SERVICE_HOST", "198.18.0.1")
+    monkeypatch.setenv("DATABASE_RW_SERVICE_PORT", "5432")
+    monkeypatch.setenv("DATABASE_RW_PORT", "tcp://198.18.0.1:5432")
+    monkeypatch.setenv("DATABASE_RW_PORT_5432_TCP_ADDR", "198.18.0.1")
+    monkeypatch.setenv("DATABASE_RW_PORT_5432_TCP_PORT", "5432")
+    DatabaseSettings.load()
+
+
+def test_port_of_ones_own_is_refused() -> None:
+    assert "DATABASE_PORT" in error_of(DATABASE_PORT="5432")
 
 
 @pytest.mark.parametrize(
