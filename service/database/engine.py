@@ -35,7 +35,8 @@ def create_db_engine(
         url: The database; from the settings when left out.
         settings: Pool sizes and timeouts; read from the environment when left out.
         pool_name: The label that the pool's metrics carry.
-        options: Passed to `sqlalchemy.create_engine`, winning over the settings.
+        options: Passed to `sqlalchemy.create_engine`, winning over the settings; `connect_args`
+            are added to those that carry the settings.
 
     Raises:
         SettingsError: The settings are wrong.
@@ -43,7 +44,7 @@ def create_db_engine(
     """
     settings = settings or DatabaseSettings.load()
     target = settings.sync_url if url is None else parse_url(_text(url), "url")
-    engine = create_engine(target, **{**_options(target, settings), **options})
+    engine = create_engine(target, **_options(target, settings, options))
     return _prepare(engine, pool_name)
 
 
@@ -57,7 +58,7 @@ def create_async_db_engine(
     """The asyncio twin of `create_db_engine`, with the same arguments and errors."""
     settings = settings or DatabaseSettings.load()
     target = settings.asyncio_url if url is None else parse_url(_text(url), "url", asyncio=True)
-    engine = create_async_engine(target, **{**_options(target, settings), **options})
+    engine = create_async_engine(target, **_options(target, settings, options))
     _prepare(engine.sync_engine, pool_name)
     return engine
 
@@ -145,7 +146,13 @@ def _text(url: str | URL) -> str:
     return url if isinstance(url, str) else url.render_as_string(hide_password=False)
 
 
-def _options(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+def _options(url: URL, settings: DatabaseSettings, given: dict[str, Any]) -> dict[str, Any]:
+    ours = _own_options(url, settings)
+    connect_args = {**ours["connect_args"], **given.get("connect_args", {})}
+    return {**ours, **given, "connect_args": connect_args}
+
+
+def _own_options(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "echo": settings.echo,
         # Parameters may be personal data, and an error's text goes to the log.
@@ -168,7 +175,8 @@ def _options(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
 
 
 def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-    milliseconds = round(settings.statement_timeout * 1000)
+    # PostgreSQL takes 0 for no limit at all.
+    milliseconds = max(1, round(settings.statement_timeout * 1000))
     match url.drivername:
         case "postgresql+psycopg2":
             ours = {
@@ -245,5 +253,6 @@ def _begin_sqlite_transaction(connection: Connection) -> None:
     IMMEDIATE takes the write lock at the start, where the busy timeout applies. A transaction
     that reads first and writes later would fail at once when another has written in between.
     """
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+    driver: Any = connection.connection.dbapi_connection
+    if not connection.dialect.detect_autocommit_setting(driver):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

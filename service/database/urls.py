@@ -91,7 +91,8 @@ def is_memory(url: URL) -> bool:
     if url.get_backend_name() != "sqlite":
         return False
     database = url.database
-    return not database or database == ":memory:" or url.query.get("mode") == "memory"
+    named = database in (":memory:", "file::memory:")
+    return not database or named or url.query.get("mode") == "memory"
 
 
 def _example(drivers: dict[str, str]) -> str:

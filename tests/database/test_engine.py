@@ -123,6 +123,27 @@ def test_options_of_the_url_are_kept(postgres_url: str) -> None:
     engine.dispose()
 
 
+def test_connect_arguments_are_added_to_those_of_the_settings(postgres_url: str) -> None:
+    engine = create_db_engine(
+        postgres_url,
+        settings=DatabaseSettings(url=postgres_url, statement_timeout=7),
+        pool_name="test",
+        connect_args={"application_name": "mine"},
+    )
+    query = "SELECT current_setting('application_name') || current_setting('statement_timeout')"
+    assert scalar(engine, query) == "mine7s"
+    engine.dispose()
+
+
+def test_shortest_statement_timeout_is_not_none(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=postgres_url, statement_timeout=0.0001)
+    engine = create_db_engine(settings=settings, pool_name="test")
+    # It may be over before the driver has asked what it asks of a new connection.
+    with pytest.raises(DBAPIError, match="statement timeout"):
+        scalar(engine, "SELECT pg_sleep(30)")
+    engine.dispose()
+
+
 def test_parameters_of_a_failed_statement_are_hidden(postgres_url: str) -> None:
     engine = create_db_engine(postgres_url, pool_name="test")
     with engine.connect() as connection, pytest.raises(DBAPIError) as failed:
@@ -179,6 +200,42 @@ def test_sqlite_savepoint_rolls_back_what_is_within(sqlite_engine: Engine) -> No
     assert scalar(sqlite_engine, "SELECT value FROM counters") == 1
 
 
+def test_sqlite_engine_may_be_in_autocommit(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'auto.db'}"
+    engine = create_db_engine(url, pool_name="test", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE kept (id INTEGER)"))
+        connection.execute(text("INSERT INTO kept VALUES (1)"))
+    assert scalar(engine, "SELECT count(*) FROM kept") == 1
+    engine.dispose()
+
+
+def test_new_sqlite_file_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """The change to WAL happens once, and needs the file for itself."""
+    errors: list[str] = []
+    begin = threading.Barrier(6)
+
+    def write(engine: Engine) -> None:
+        begin.wait()
+        try:
+            with engine.begin() as connection:
+                connection.execute(text("CREATE TABLE IF NOT EXISTS entries (id INTEGER)"))
+                connection.execute(text("INSERT INTO entries VALUES (1)"))
+        except DBAPIError:
+            errors.append(traceback.format_exc())
+
+    for number in range(10):
+        engine = create_db_engine(f"sqlite:///{tmp_path / f'{number}.db'}", pool_name="test")
+        threads = [threading.Thread(target=write, args=(engine,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert scalar(engine, "SELECT count(*) FROM entries") == 6
+        engine.dispose()
+
+
 def test_sqlite_rolls_back_ddl(sqlite_engine: Engine) -> None:
     with sqlite_engine.connect() as connection:
         connection.execute(text("CREATE TABLE passing (id INTEGER)"))
@@ -199,6 +256,33 @@ def test_forked_child_opens_its_own_connection_and_harms_none_of_the_parents(
     # A module may hold the engine that it imported before the fork.
     assert in_child(lambda: scalar(engine, ask)) not in (parents, "None")
     assert scalar(engine, ask) == parents
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_child_has_asyncio_connections_of_its_own(
+    postgres_settings: DatabaseSettings,
+) -> None:
+    assert postgres_settings.pool_size == 5
+
+    async def ask() -> object:
+        async with process.async_engine.connect() as connection:
+            return (await connection.execute(text("SELECT pg_backend_pid()"))).scalar()
+
+    def ask_in_a_new_loop() -> object:
+        answers: list[object] = []
+        # The parent's loop counts as running in the thread that forked.
+        thread = threading.Thread(target=lambda: answers.append(anyio.run(ask)))
+        thread.start()
+        thread.join()
+        return answers[0]
+
+    async def scenario() -> None:
+        parents = await ask()
+        assert in_child(ask_in_a_new_loop) not in (parents, "None")
+        assert await ask() == parents
+        await process.async_engine.dispose()
+
+    anyio.run(scenario)
 
 
 def in_child(work: Callable[[], object]) -> object:

@@ -71,6 +71,7 @@ def test_parameter_without_a_counterpart_is_refused() -> None:
         ("sqlite:///:memory:", True),
         ("sqlite://", True),
         ("sqlite:///file:x?mode=memory&uri=true", True),
+        ("sqlite:///file::memory:?cache=shared&uri=true", True),
         ("sqlite:///file.db", False),
         ("postgresql://h/d", False),
     ],
