@@ -1,5 +1,6 @@
 """A real PostgreSQL for tests, from a wheel that carries one: started, stopped, killed at will."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -90,12 +91,14 @@ class PostgresServer:
     def pause(self) -> None:
         """Stop every process of the server: connections stay open, and nobody answers."""
         for process in self._all():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a session that just ended
+                process.suspend()
 
     def resume(self) -> None:
         """Let them all go on."""
         for process in self._all():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def remove(self) -> None:
         """Stop the server, if it runs, and delete its files."""
