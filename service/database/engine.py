@@ -1,7 +1,9 @@
 """Engines: made from settings on first use, one sync and one async for each process."""
 
+import math
 import os
 import threading
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -12,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
+from service.database.pool_queue import PoolPolicy
 from service.database.settings import DatabaseSettings
 from service.database.urls import is_memory, parse_url
 
@@ -169,9 +172,16 @@ def _own_options(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         "pool_size": settings.pool_size,
         "max_overflow": settings.max_overflow,
         "pool_timeout": settings.pool_timeout,
-        "pool_recycle": settings.pool_max_lifetime,
-        "pool_pre_ping": url.get_backend_name() != "sqlite",
+        "policy": _policy(url, settings),
     }
+
+
+def _policy(url: URL, settings: DatabaseSettings) -> PoolPolicy:
+    policy = settings.pool_policy
+    if url.get_backend_name() != "sqlite":
+        return policy
+    # A file does not hang up.
+    return replace(policy, keepalive=math.inf, validation_bypass=math.inf)
 
 
 def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
@@ -241,10 +251,12 @@ def _prepare(engine: Engine, pool_name: str) -> Engine:
 def _set_sqlite_pragmas(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     del record
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+    finally:
+        cursor.close()
 
 
 def _begin_sqlite_transaction(connection: Connection) -> None:

@@ -1,142 +1,117 @@
 """Following a pool by its events, to keep its metrics right.
 
-Counts are the sizes of sets of connection records, not sums of steps: an event that comes twice
-or never (as with invalidate, detach and dispose) cannot make them drift.
+Counts are the sizes of sets, not sums of steps: an event that comes twice or never (as with
+invalidate, detach and dispose) cannot make them drift.
 """
 
-import _thread
-import contextlib
-import gc
+import asyncio
+import logging
+import math
+import os
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
-from sqlalchemy.pool import (
-    ConnectionPoolEntry,
-    PoolProxiedConnection,
-)
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
+from service.database import pool_clock
+from service.database import pool_metrics as metrics
+from service.database.collecting import is_collecting, run_elsewhere
 from service.database.failures import failure_reason
-from service.database.pool import MeteredPoolMixin, pool_limits
-from service.database.pool_metrics import (
-    CLOSED,
-    CONNECTIONS,
-    CONNECTIONS_IDLE_MAX,
-    CONNECTIONS_MAX,
-    CREATE_FAILURES,
-    CREATE_TIME,
-    PENDING_REQUESTS,
-    TIMEOUTS,
-    USE_TIME,
-    WAIT_TIME,
+from service.database.pool import (
+    MeteredPoolMixin,
+    PoolTimeoutError,
+    observe_checkouts,
+    pool_limits,
 )
+from service.database.pool_holders import Holder
+from service.database.pool_queue import CLOSE_REASON
 
-# The thread in which the garbage collector runs, if it does.
-_collecting = 0
+logger = logging.getLogger(__name__)
 
-_instrumented: "weakref.WeakSet[Dialect]" = weakref.WeakSet()
-_latest: "weakref.WeakValueDictionary[str, PoolMetrics]" = weakref.WeakValueDictionary()
+_followers: "weakref.WeakKeyDictionary[Dialect, weakref.ref[PoolFollower]]" = (
+    weakref.WeakKeyDictionary()
+)
+_latest: "weakref.WeakValueDictionary[str, PoolFollower]" = weakref.WeakValueDictionary()
 
 
 def instrument(engine: Engine, *, pool_name: str) -> None:
     """Feed the pool metrics from an engine's events.
 
-    Works on any engine. Wait times, pending requests and timeouts fire no event in SQLAlchemy, so
-    they are counted only for the kit's own pools; the opening of a connection by a `creator` of
-    one's own fires none either. A second call for the same engine does nothing.
+    Works on any engine and any pool; the kit's own pools tell more, of their line, of validations,
+    of leaks, and why a connection was closed. The opening of a connection by a `creator` of one's
+    own fires no event, so it is neither timed nor counted. A second call for the same engine does
+    nothing.
 
     Args:
         engine: The engine; of an `AsyncEngine`, its `sync_engine`.
         pool_name: The value of the label `pool_name`; one for each pool of a process. The gauges
             tell of the engine that took the name last.
     """
-    # An engine's copies with other execution options share its pool and its dialect.
-    if engine.dialect in _instrumented:
+    if follower_of(engine) is not None:
         return
-    _instrumented.add(engine.dialect)
     if (former := _latest.get(pool_name)) is not None:
         former.retire()
-    _latest[pool_name] = PoolMetrics(engine, pool_name)
+    follower = _latest[pool_name] = PoolFollower(engine, pool_name)
+    # An engine's copies with other execution options share its pool and its dialect.
+    _followers[engine.dialect] = weakref.ref(follower)
 
 
-def _note_collection(phase: str, info: dict[str, int]) -> None:
-    global _collecting  # noqa: PLW0603 - the collector is one for the process
-    del info
-    _collecting = threading.get_ident() if phase == "start" else 0
+def follower_of(engine: Engine) -> "PoolFollower | None":
+    """What follows an engine's pool, if something does."""
+    reference = _followers.get(engine.dialect)
+    return reference() if reference is not None else None
 
 
-gc.callbacks.append(_note_collection)
-
-
-class PoolMetrics:
+class PoolFollower:
     """Follows one engine's pool, over every `dispose()`, and keeps its metrics right."""
 
     def __init__(self, engine: Engine, pool_name: str) -> None:
+        self.pool_name = pool_name
+        self._engine = engine
         # Reentrant, for the collector may check a connection in while this thread holds it.
         self._lock = threading.RLock()
-        self._unwritten: deque[Callable[[], None]] = deque()
-        self._engine = engine
         # Weak, because a pool may drop a record without an event.
-        self._idle: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
-        self._used: dict[ConnectionPoolEntry, float] = {}
+        self._open: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
+        self._used: dict[ConnectionPoolEntry, Holder] = {}
         # Checked out of a pool that `dispose()` replaced.
-        self._former: dict[ConnectionPoolEntry, float] = {}
+        self._former: dict[ConnectionPoolEntry, Holder] = {}
         self._invalidated: weakref.WeakKeyDictionary[ConnectionPoolEntry, str] = (
             weakref.WeakKeyDictionary()
         )
+        self._open_count = 0
         self._pending = 0
-        self._gauges = (
-            CONNECTIONS.labels(pool_name, "used"),
-            CONNECTIONS.labels(pool_name, "idle"),
-        )
-        self._pending_gauge = PENDING_REQUESTS.labels(pool_name)
         self._is_latest = True
-        self._published: tuple[int, int] | None = None
-        self._name = pool_name
-        self._timeouts = TIMEOUTS.labels(pool_name)
-        self._wait_time = WAIT_TIME.labels(pool_name)
-        self._use_time = USE_TIME.labels(pool_name)
-        self._create_time = CREATE_TIME.labels(pool_name)
-        self._publish()
-        self._add_pending(0)
-        self._publish_limits()
+        self._leak_threshold = math.inf
+        self._keeps_stacks = False
+        self._suspicion: object = None
+        # What was open before could not be followed, so that the pool's count differs for good.
+        pool = engine.pool
+        self._is_late = isinstance(pool, QueuePool) and pool.checkedin() + pool.checkedout() > 0
+        self._bind(pool_name)
         self._listen(engine)
-        if isinstance(engine.pool, MeteredPoolMixin):
-            engine.pool.observer = self
+        self._attach(pool)
+        self.waiting(0)
+        self._settle(None)
 
-    def retire(self) -> None:
-        """Leave the gauges to another engine of the same name; counters go on."""
-        with self._lock:
-            self._is_latest = False
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count a checkout as pending for as long as it lasts."""
-        self._add_pending(1)
-        try:
-            yield
-        finally:
-            self._add_pending(-1)
-
-    def waited(self, seconds: float) -> None:
-        """Observe how long a checkout took."""
-        self._wait_time.observe(seconds)
-
-    def timed_out(self) -> None:
-        """Count a checkout that found the pool full."""
-        self._timeouts.inc()
-
-    def _add_pending(self, step: int) -> None:
-        with self._lock:
-            self._pending += step
-            if self._is_latest:
-                self._pending_gauge.set(self._pending)
+    def _bind(self, name: str) -> None:
+        self._gauges = metrics.ConnectionGauges(name)
+        self._pending_gauge = metrics.PENDING_REQUESTS.labels(name)
+        self._oldest_use_gauge = metrics.OLDEST_USE.labels(name)
+        self._oldest_wait_gauge = metrics.OLDEST_WAIT.labels(name)
+        self._leaked_gauge = metrics.LEAKED.labels(name)
+        self._leaks = metrics.LEAKS.labels(name)
+        self._leaks_returned = metrics.LEAKS_RETURNED.labels(name)
+        self._timeouts = metrics.TIMEOUTS.labels(name)
+        self._drifts = metrics.DRIFTS.labels(name)
+        self._wait_time = metrics.WAIT_TIME.labels(name)
+        self._use_time = metrics.USE_TIME.labels(name)
+        self._create_time = metrics.CREATE_TIME.labels(name)
+        self._route_use = {"": metrics.ROUTE_USE.labels(name, "")}
 
     def _listen(self, engine: Engine) -> None:
         event.listen(engine, "do_connect", self._on_do_connect)
@@ -148,6 +123,75 @@ class PoolMetrics:
         event.listen(engine, "close", self._on_close)
         event.listen(engine, "engine_disposed", self._on_engine_disposed)
 
+    def _attach(self, pool: Pool) -> None:
+        self._is_own = isinstance(pool, MeteredPoolMixin)
+        if isinstance(pool, MeteredPoolMixin):
+            pool.observer = self
+            self._leak_threshold = pool.policy.leak_threshold
+            self._keeps_stacks = self._leak_threshold < math.inf
+        else:
+            observe_checkouts(pool, self)
+        self.resized()
+
+    def retire(self) -> None:
+        """Leave the gauges to another engine of the same name; counters go on."""
+        with self._lock:
+            self._is_latest = False
+
+    def start_anew(self) -> None:
+        """Forget, in a forked child, what belongs to the parent."""
+        self._lock = threading.RLock()
+        self._used.clear()
+        self._former.clear()
+        self._open.clear()
+        self._pending = 0
+        self.waiting(0)
+        self._settle(None)
+
+    def holders(self) -> list[Holder]:
+        """Who has a connection, whoever has had it for longest first."""
+        with self._lock:
+            holders = [*self._used.values(), *self._former.values()]
+        return sorted(holders, key=lambda holder: holder.since)
+
+    @property
+    def pending(self) -> int:
+        """How many checkouts wait."""
+        return self._pending
+
+    def waiting(self, step: int) -> None:
+        """Count a checkout that began (1) or ended (-1) to wait."""
+        with self._lock:
+            self._pending += step
+            if self._is_latest:
+                self._pending_gauge.set(self._pending)
+
+    def waited(self, seconds: float) -> None:
+        """Observe how long a checkout took."""
+        self._wait_time.observe(seconds)
+
+    def failed(self, seconds: float, error: BaseException) -> None:
+        """Observe and count a checkout that ended without a connection."""
+        self._wait_time.observe(seconds)
+        if isinstance(error, exc.TimeoutError):
+            self._timeouts.inc()
+        metrics.CHECKOUT_FAILURES.labels(self.pool_name, _checkout_failure(error)).inc()
+
+    def validated(self, *, alive: bool) -> None:
+        """Count a connection that was asked whether it is alive."""
+        metrics.VALIDATIONS.labels(self.pool_name, "alive" if alive else "dead").inc()
+
+    def resized(self) -> None:
+        """Publish the pool's limits."""
+        idle, most = pool_limits(self._engine.pool)
+        metrics.CONNECTIONS_IDLE_MAX.labels(self.pool_name).set(idle)
+        metrics.CONNECTIONS_MAX.labels(self.pool_name).set(most)
+
+    def oldest_use(self) -> str:
+        """Say who has had a connection for longest."""
+        oldest = self.holders()[:1]
+        return f"the oldest is out for {oldest[0]}" if oldest else ""
+
     def _on_do_connect(
         self,
         dialect: Dialect,
@@ -157,15 +201,21 @@ class PoolMetrics:
     ) -> DBAPIConnection:
         """Open the connection in the dialect's place, to time it and to see it fail."""
         start = time.perf_counter()
+        if self._is_own:
+            # Whoever asked waits for the server now; of another pool it counts from the start.
+            self.waiting(1)
         try:
-            connection = self._open(dialect, record, args, params)
+            connection = self._connect(dialect, record, args, params)
         except Exception as error:
-            CREATE_FAILURES.labels(self._name, failure_reason(error)).inc()
+            metrics.CREATE_FAILURES.labels(self.pool_name, failure_reason(error)).inc()
             raise
+        finally:
+            if self._is_own:
+                self.waiting(-1)
         self._create_time.observe(time.perf_counter() - start)
         return connection
 
-    def _open(
+    def _connect(
         self,
         dialect: Dialect,
         record: ConnectionPoolEntry | None,
@@ -181,9 +231,11 @@ class PoolMetrics:
 
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         del connection
+        pool_clock.watch(self)
         with self._lock:
-            self._keep(record)
-            self._publish()
+            if self._is_ours(record):
+                self._open.add(record)
+        self._settle(None)
 
     def _on_checkout(
         self,
@@ -192,18 +244,29 @@ class PoolMetrics:
         proxy: PoolProxiedConnection,
     ) -> None:
         del connection, proxy
+        holder = Holder(self._keeps_stacks)
         with self._lock:
-            self._idle.discard(record)
-            out = self._used if self._is_ours(record) else self._former
-            out[record] = time.perf_counter()
+            if not self._is_ours(record):
+                self._former[record] = holder
+                return
+            self._used[record] = holder
+            if self._is_late:
+                self._open.add(record)
+                self._open_count = len(self._open)
             self._publish()
 
     def _on_checkin(self, connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        holder = self._used.pop(record, None) or self._former.pop(record, None)
+        if connection is None:
+            # Its replacement was opened and closed again, by a listener that refused it.
+            with self._lock:
+                self._open.discard(record)
+        if holder is None or connection is None or is_collecting():
+            self._settle(holder)
+            return
+        self._observe_use(holder)
         with self._lock:
-            self._idle.discard(record)
-            if connection is not None:
-                self._keep(record)
-            self._release(record)
+            self._publish()
 
     def _on_invalidate(
         self,
@@ -216,45 +279,36 @@ class PoolMetrics:
         self._invalidated[record] = "invalidated" if error is None else "error"
 
     def _on_close(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        """Count a connection that ends; whoever has it, has it no more."""
         del connection
-        reason = self._invalidated.pop(record, "released")
-        with self._lock:
-            self._idle.discard(record)
-            self._publish(lambda: self._count_closed(reason))
+        info = record.record_info or {}
+        invalidated = self._invalidated.pop(record, None)
+        otherwise = "recycled" if self._is_own else "released"
+        reason = info.pop(CLOSE_REASON, None) or invalidated or otherwise
+        self._end(record, reason)
 
     def _on_detach(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         del connection
+        if record.dbapi_connection is None:
+            self._end(record, "detached")
+        else:
+            # The record is back in the pool already, and another thread has connected it.
+            self._settle(None, "detached")
+
+    def _end(self, record: ConnectionPoolEntry, reason: str) -> None:
         with self._lock:
-            # The record is back in the pool already, and another thread may have connected it.
-            if record.dbapi_connection is None:
-                self._release(record)
-            self._publish(lambda: self._count_closed("detached"))
+            self._open.discard(record)
+        self._settle(self._used.pop(record, None) or self._former.pop(record, None), reason)
 
     def _on_engine_disposed(self, engine: Engine) -> None:
         """Begin anew: a connection that is still out returns to a pool that nobody asks again."""
-        del engine
         with self._lock:
-            for record in [record for record in self._idle if not self._is_ours(record)]:
-                self._idle.discard(record)
+            for record in [record for record in self._open if not self._is_ours(record)]:
+                self._open.discard(record)
             for record in [record for record in self._used if not self._is_ours(record)]:
                 self._former[record] = self._used.pop(record)
-            self._publish()
-        self._publish_limits()
-
-    def _keep(self, record: ConnectionPoolEntry) -> None:
-        if self._is_ours(record):
-            self._idle.add(record)
-
-    def _release(self, record: ConnectionPoolEntry) -> None:
-        since = self._used.pop(record, None) or self._former.pop(record, None)
-        if since is None:
-            self._publish()
-            return
-        used = time.perf_counter() - since
-        self._publish(lambda: self._use_time.observe(used))
-
-    def _count_closed(self, reason: str) -> None:
-        CLOSED.labels(self._name, reason).inc()
+        self._attach(engine.pool)
+        self._settle(None)
 
     def _is_ours(self, record: ConnectionPoolEntry) -> bool:
         """Whether a record is of the engine's pool, and not of one that `dispose()` replaced."""
@@ -262,32 +316,105 @@ class PoolMetrics:
         # No public attribute tells which pool a record belongs to.
         return getattr(record, "_ConnectionRecord__pool", pool) is pool
 
-    def _publish(self, record: Callable[[], None] | None = None) -> None:
-        """Write down what changed, and what else is to be recorded.
+    def _settle(self, holder: Holder | None, close_reason: str | None = None) -> None:
+        """Write down that a holder gave back, that a connection ended, and how many there are.
 
         Within the collector another thread has to do it: whatever was interrupted, a scrape for
         one, may hold a lock of prometheus_client, and those are not reentrant.
         """
-        if record is not None:
-            self._unwritten.append(record)
-        if _collecting != threading.get_ident():
-            self._write()
+        if is_collecting():
+            run_elsewhere(partial(self._settle, holder, close_reason))
             return
-        with contextlib.suppress(RuntimeError):  # at the end of the interpreter
-            _thread.start_new_thread(self._write, ())
-
-    def _write(self) -> None:
+        if close_reason is not None:
+            metrics.CLOSED.labels(self.pool_name, close_reason).inc()
+        if holder is not None:
+            self._observe_use(holder)
         with self._lock:
-            while self._unwritten:
-                self._unwritten.popleft()()
-            counts = (len(self._used), len(self._idle))
-            if not self._is_latest or counts == self._published:
-                return
-            for gauge, count in zip(self._gauges, counts, strict=True):
-                gauge.set(count)
-            self._published = counts
+            self._open_count = len(self._open)
+            self._publish()
 
-    def _publish_limits(self) -> None:
-        idle, most = pool_limits(self._engine.pool)
-        CONNECTIONS_IDLE_MAX.labels(self._name).set(idle)
-        CONNECTIONS_MAX.labels(self._name).set(most)
+    def _observe_use(self, holder: Holder) -> None:
+        age = holder.age
+        self._use_time.observe(age)
+        route_use = self._route_use.get(holder.route)
+        if route_use is None:
+            route_use = metrics.ROUTE_USE.labels(self.pool_name, holder.route)
+            self._route_use[holder.route] = route_use
+        route_use.inc(age)
+        if holder.is_leaked:
+            self._leaks_returned.inc()
+            logger.warning("a leaked connection came back after all, after %s", holder)
+            self._publish_leaked()
+
+    def _publish(self) -> None:
+        if self._is_latest:
+            used = len(self._used)
+            self._gauges.publish(used, self._open_count - used)
+
+    def _publish_leaked(self) -> None:
+        with self._lock:
+            if self._is_latest:
+                self._leaked_gauge.set(sum(holder.is_leaked for holder in self.holders()))
+
+    def tick(self) -> None:
+        """Publish ages, look for leaks, and compare the gauges with the pool."""
+        with self._lock:
+            holders = self.holders()
+            leaked = [
+                holder
+                for holder in holders
+                if not holder.is_leaked and holder.age >= self._leak_threshold
+            ]
+            for holder in leaked:
+                holder.is_leaked = True
+            if self._is_latest:
+                self._gauges.flush()
+                self._oldest_use_gauge.set(holders[0].age if holders else 0)
+                self._oldest_wait_gauge.set(self.oldest_wait())
+                self._check_for_drift()
+        for holder in leaked:
+            self._leaks.inc()
+            logger.warning(
+                "a connection of pool %s is out for %s: taken for leaked; it was taken at\n%s",
+                self.pool_name,
+                holder,
+                "\n".join(holder.borrow_site()),
+            )
+        self._publish_leaked()
+
+    def oldest_wait(self) -> float:
+        """How long the first checkout in the line has waited, in seconds; 0 without one."""
+        pool = self._engine.pool
+        since = pool.queue.waiting_since if isinstance(pool, MeteredPoolMixin) else None
+        return time.monotonic() - since if since is not None else 0.0
+
+    def _check_for_drift(self) -> None:
+        """Count and mend a disagreement that two ticks in a row have found."""
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool) or self._is_late or self._pending:
+            return
+        used, truth = len(self._used), pool.checkedout()
+        found = (used, truth, [*self._used]) if used != truth else None
+        if found is not None and found == self._suspicion:
+            self._drifts.inc()
+            logger.error("pool %s: %d in use, %d counted", self.pool_name, truth, used)
+            for record in [record for record in self._used if not record.in_use]:
+                del self._used[record]
+            self._publish()
+        self._suspicion = found
+
+
+def _checkout_failure(error: BaseException) -> str:
+    if isinstance(error, PoolTimeoutError):
+        return error.reason
+    if not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return failure_reason(error)
+
+
+def _start_anew() -> None:
+    for follower in [*_latest.values()]:
+        follower.start_anew()
+
+
+os.register_at_fork(after_in_child=_start_anew)

@@ -1,5 +1,10 @@
-"""The Prometheus metrics of a pool; `pool_events` feeds them."""
+"""The Prometheus metrics of a pool, which `pool_events` feeds.
 
+docs/pool-metrics.md explains each.
+"""
+
+import os
+import time
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -10,24 +15,68 @@ _BUCKETS: Final = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
 
+# Of several workers, gauges are added up over those that live; ages are those of the oldest.
 CONNECTIONS = Gauge(
     "db_client_connection_count",
     "Open connections of the pool, by state.",
     ["pool_name", "state"],
+    multiprocess_mode="livesum",
 )
 CONNECTIONS_MAX = Gauge(
-    "db_client_connection_max", "The most connections that the pool opens.", ["pool_name"]
+    "db_client_connection_max",
+    "The most connections that the pool opens.",
+    ["pool_name"],
+    multiprocess_mode="livesum",
 )
 CONNECTIONS_IDLE_MAX = Gauge(
-    "db_client_connection_idle_max", "The most idle connections that the pool keeps.", ["pool_name"]
+    "db_client_connection_idle_max",
+    "The most idle connections that the pool keeps.",
+    ["pool_name"],
+    multiprocess_mode="livesum",
 )
 PENDING_REQUESTS = Gauge(
-    "db_client_connection_pending_requests", "Checkouts that wait for a connection.", ["pool_name"]
+    "db_client_connection_pending_requests",
+    "Checkouts that wait for a connection.",
+    ["pool_name"],
+    multiprocess_mode="livesum",
+)
+OLDEST_WAIT = Gauge(
+    "db_client_connection_oldest_wait_seconds",
+    "How long the first checkout in the line has waited.",
+    ["pool_name"],
+    multiprocess_mode="livemax",
+)
+OLDEST_USE = Gauge(
+    "db_client_connection_oldest_use_seconds",
+    "How long the connection that was taken first of those in use has been out.",
+    ["pool_name"],
+    multiprocess_mode="livemax",
+)
+LEAKED = Gauge(
+    "db_client_connection_leaked",
+    "Connections that have been out for longer than the leak threshold.",
+    ["pool_name"],
+    multiprocess_mode="livesum",
+)
+LEAKS = Counter(
+    "db_client_connection_leaks",
+    "Connections that were out for longer than the leak threshold.",
+    ["pool_name"],
+)
+LEAKS_RETURNED = Counter(
+    "db_client_connection_leaks_returned",
+    "Connections that came back after all, later than the leak threshold.",
+    ["pool_name"],
 )
 TIMEOUTS = Counter(
     "db_client_connection_timeouts",
     "Checkouts that found the pool full for the whole timeout.",
     ["pool_name"],
+)
+CHECKOUT_FAILURES = Counter(
+    "db_client_connection_checkout_failures",
+    "Checkouts that ended without a connection, by reason.",
+    ["pool_name", "reason"],
 )
 CLOSED = Counter(
     "db_client_connection_closed", "Connections closed, by reason.", ["pool_name", "reason"]
@@ -36,6 +85,11 @@ CREATE_FAILURES = Counter(
     "db_client_connection_create_failures",
     "Connections that could not be opened, by reason.",
     ["pool_name", "reason"],
+)
+VALIDATIONS = Counter(
+    "db_client_connection_validations",
+    "Idle connections that were asked whether they are alive, by outcome.",
+    ["pool_name", "outcome"],
 )
 WAIT_TIME = Histogram(
     "db_client_connection_wait_time_seconds",
@@ -55,3 +109,53 @@ CREATE_TIME = Histogram(
     ["pool_name"],
     buckets=_BUCKETS,
 )
+ROUTE_USE = Counter(
+    "db_client_connection_route_use_seconds",
+    "How long connections were checked out for each route; empty outside of any.",
+    ["pool_name", "http_route"],
+)
+DRIFTS = Counter(
+    "db_client_connection_drifts",
+    "Times that the gauges were found to disagree with the pool, and set right.",
+    ["pool_name"],
+)
+
+# As prometheus_client decides it: several workers then share the values in files.
+_IS_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+# How often a busy pool writes its gauges to the file: it costs more than the rest together.
+_WRITE_SECONDS: Final = 0.1
+
+
+class ConnectionGauges:
+    """The gauges that every checkout changes.
+
+    Within one process they cost nothing until somebody reads them. In files they are written at
+    most ten times a second, and at the latest by the next `flush()`.
+
+    Args:
+        pool_name: The pool's label.
+    """
+
+    def __init__(self, pool_name: str) -> None:
+        self._used = self._idle = 0
+        self._next_write = 0.0
+        self._gauges = [CONNECTIONS.labels(pool_name, state) for state in ("used", "idle")]
+        if _IS_SHARED:
+            self.flush()
+        else:
+            self._gauges[0].set_function(lambda: self._used)
+            self._gauges[1].set_function(lambda: self._idle)
+
+    def publish(self, used: int, idle: int) -> None:
+        """Take the present counts."""
+        self._used = used
+        self._idle = idle
+        if _IS_SHARED and time.monotonic() >= self._next_write:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write them, where they are written."""
+        if _IS_SHARED:
+            self._next_write = time.monotonic() + _WRITE_SECONDS
+            self._gauges[0].set(self._used)
+            self._gauges[1].set(self._idle)

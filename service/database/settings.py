@@ -1,6 +1,7 @@
 """What the kit reads from its surroundings: variables, `.env`, and files that hold secrets."""
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,10 +18,13 @@ from pydantic_settings import (
 )
 from sqlalchemy.engine import URL
 
+from service.database.pool_queue import PoolPolicy
 from service.database.urls import UnsupportedUrlError, async_url, parse_url
 
 Environment = Literal["development", "test", "staging", "production"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+# 0 turns off what the time is for.
+SecondsOrOff = Annotated[float, Field(ge=0, le=86_400)]
 
 DEVELOPMENT_URL = "sqlite:///tidegate.db"
 SECRETS_DIRECTORY = Path("/run/secrets")
@@ -113,8 +117,22 @@ class DatabaseSettings(LayeredSettings):
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 5
     pool_timeout: Seconds = 5.0
     pool_max_lifetime: Seconds = 1800.0
+    pool_min_idle: Annotated[int, Field(ge=0, le=1000)] = 0
+    pool_idle_timeout: SecondsOrOff = 600.0
+    pool_keepalive: SecondsOrOff = 120.0
+    pool_validation_bypass: Annotated[float, Field(ge=0, le=86_400)] = 0.5
+    leak_threshold: SecondsOrOff = 60.0
     connect_timeout: Seconds = 5.0
     statement_timeout: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _idle_connections_fit_the_pool(self) -> Self:
+        if self.pool_min_idle > self.pool_size:
+            raise ValueError(
+                f"DATABASE_POOL_MIN_IDLE: the pool keeps {self.pool_size} idle connections;"
+                " lower it, or raise DATABASE_POOL_SIZE"
+            )
+        return self
 
     @model_validator(mode="after")
     def _urls_are_supported(self) -> Self:
@@ -156,6 +174,18 @@ class DatabaseSettings(LayeredSettings):
     def pool_capacity(self) -> int:
         """The most connections that one process opens through its pool."""
         return self.pool_size + self.max_overflow
+
+    @property
+    def pool_policy(self) -> PoolPolicy:
+        """How a pool treats its connections."""
+        return PoolPolicy(
+            max_lifetime=self.pool_max_lifetime,
+            idle_timeout=self.pool_idle_timeout or math.inf,
+            min_idle=self.pool_min_idle,
+            keepalive=self.pool_keepalive or math.inf,
+            validation_bypass=self.pool_validation_bypass,
+            leak_threshold=self.leak_threshold or math.inf,
+        )
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

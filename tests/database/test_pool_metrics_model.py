@@ -22,6 +22,7 @@ from tests.support.databases import worker_name
 
 POOL_SIZE: Final = 2
 MAX_OVERFLOW: Final = 2
+_CLOSE_REASONS: Final = ("released", "recycled", "invalidated", "error", "detached", "disposed")
 _choice = st.integers(min_value=0, max_value=100)
 
 
@@ -51,7 +52,7 @@ class PoolMachine(RuleBasedStateMachine):
         pool = self.pool
         return {
             "created": pool.created,
-            "closed": sum(map(pool.closed, ("released", "invalidated", "error", "detached"))),
+            "closed": sum(map(pool.closed, _CLOSE_REASONS)),
             "uses": pool.uses,
             "waits": pool.waits,
             "timeouts": pool.timeouts,
@@ -134,18 +135,27 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.idle <= POOL_SIZE
 
     def teardown(self) -> None:
+        try:
+            self.assert_counters()
+        finally:
+            # The next example has the same name.
+            self.end()
+        self.pool.assert_true(used=0, idle=0)
+
+    def assert_counters(self) -> None:
         counted = {name: now - self.before[name] for name, now in self.counters().items()}
         assert counted["created"] - counted["closed"] == self.pool.idle + len(self.out)
         assert counted["uses"] + len(self.out) == self.checkouts
         assert counted["waits"] == self.checkouts + self.timeouts
         assert counted["timeouts"] == self.timeouts
         assert self.pool.pending == 0
+
+    def end(self) -> None:
         for connection, _ in self.out:
             connection.invalidate()
         for connection in self.detached:
             connection.close()
         self.engine.dispose()
-        self.pool.assert_true(used=0, idle=0)
 
 
 def test_metrics_agree_with_the_truth_after_every_step(

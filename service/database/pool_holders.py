@@ -1,0 +1,76 @@
+"""Who has a connection: since when, for which route, and from where in the code."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Final
+
+import sqlalchemy
+from greenlet import getcurrent
+
+# What tells the route that the code which runs now works for: the web layer sets it for each
+# request. It is asked at the checkout, because a router decides after the request began.
+route_source: ContextVar[Callable[[], str] | None] = ContextVar("route_source", default=None)
+
+# Frames that are kept of a stack, innermost first; what SQLAlchemy needs of them is about 15.
+_DEPTH: Final = 48
+_LIBRARY: Final = str(Path(sqlalchemy.__file__).parent)
+_OWN: Final = str(Path(__file__).parent / "pool")
+
+
+class Holder:
+    """One checkout that has not come back."""
+
+    __slots__ = ("is_leaked", "route", "since", "stack")
+
+    def __init__(self, with_stack: bool) -> None:
+        self.since = time.perf_counter()
+        source = route_source.get()
+        self.route = source() if source is not None else ""
+        self.stack = _capture() if with_stack else ()
+        self.is_leaked = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since the checkout."""
+        return time.perf_counter() - self.since
+
+    def borrow_site(self) -> list[str]:
+        """The code that took the connection, innermost first, without SQLAlchemy's part of it.
+
+        Returns:
+            Lines of the form `path:line in function`; empty where stacks are not captured.
+        """
+        return [
+            f"{code.co_filename}:{_line(code, position)} in {code.co_qualname}"
+            for code, position in self.stack
+            if not code.co_filename.startswith((_LIBRARY, _OWN))
+        ]
+
+    def __str__(self) -> str:
+        where = f"for {self.route}" if self.route else "outside of any route"
+        return f"{self.age:.1f} s {where}"
+
+
+def _capture() -> tuple[tuple[CodeType, int], ...]:
+    # Code and position, and not the frames: those would keep every local variable alive.
+    stack: list[tuple[CodeType, int]] = []
+    _walk(sys._getframe(2), stack)  # noqa: SLF001 - there is no other way to a frame
+    if (parent := getcurrent().parent) is not None:
+        # For asyncio SQLAlchemy runs in a greenlet: its caller's frames are those of the parent.
+        _walk(parent.gr_frame, stack)
+    return tuple(stack)
+
+
+def _walk(frame: FrameType | None, stack: list[tuple[CodeType, int]]) -> None:
+    while frame is not None and len(stack) < _DEPTH:
+        stack.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+
+
+def _line(code: CodeType, position: int) -> int:
+    positions = [*code.co_positions()]
+    return positions[position // 2][0] or code.co_firstlineno
