@@ -11,6 +11,9 @@ from service.database.engine import create_async_db_engine, create_db_engine, pr
 from service.database.health import check_database_health
 from service.database.pagination import InvalidCursorError, Page, Sort
 from service.database.pool_events import instrument
+from service.database.pool_holders import route_source
+from service.database.pool_queue import PoolPolicy
+from service.database.pool_snapshot import HolderSnapshot, PoolSnapshot, pool_snapshot
 from service.database.repository import BaseRepository
 from service.database.repository_async import BaseRepositoryAsync
 from service.database.schema import ProductionSchemaError, drop_db, init_db, reset_db
@@ -40,8 +43,11 @@ __all__ = [
     "BaseRepository",
     "BaseRepositoryAsync",
     "DatabaseSettings",
+    "HolderSnapshot",
     "InvalidCursorError",
     "Page",
+    "PoolPolicy",
+    "PoolSnapshot",
     "ProductionSchemaError",
     "ReadOnlySessionError",
     "SessionLocal",
@@ -60,9 +66,11 @@ __all__ = [
     "init_db",
     "instrument",
     "metadata",
+    "pool_snapshot",
     "process",
     "read_session",
     "reset_db",
+    "route_source",
     "write_session",
 ]
 

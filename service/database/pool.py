@@ -237,14 +237,18 @@ class MeteredPoolMixin(QueuePool):
         self.queue.evict("evicted")
         self.tick()
 
+    @property
+    def _min_open(self) -> float:
+        return min(self.policy.min_idle, self.capacity)
+
     def warm_up(self) -> None:
         """Open connections until `policy.min_idle` lie idle or are in use.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: One could not be opened; those before it stay.
+            Exception: Whatever the driver raises when one cannot be opened; those before it stay.
         """
         held: list[PoolProxiedConnection] = []
-        missing = min(self.policy.min_idle, self.capacity) - self.queue.checked_out
+        missing = self._min_open - self.queue.checked_out
         try:
             while len(held) < missing:
                 held.append(self.connect())
@@ -270,7 +274,7 @@ class MeteredPoolMixin(QueuePool):
 
     def tick(self) -> None:
         """See to the idle connections, where one needs it; returns at once."""
-        is_short = self.queue.qsize() + self.queue.checked_out < self.policy.min_idle
+        is_short = self.queue.qsize() + self.queue.checked_out < self._min_open
         if (is_short or self.queue.is_due()) and not self._maintaining.locked():
             self._start(self._maintain)
 
@@ -283,7 +287,7 @@ class MeteredPoolMixin(QueuePool):
             if not self.queue.suspended:
                 self.warm_up()
             self._is_failing = False
-        except exc.SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - whatever the driver raises
             # Once for each outage: it is tried again every second.
             if not self._is_failing:
                 logger.warning("the pool cannot open the connections it should have: %s", error)

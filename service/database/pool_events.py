@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
 from service.database import pool_clock
@@ -39,24 +40,30 @@ _followers: "weakref.WeakKeyDictionary[Dialect, weakref.ref[PoolFollower]]" = (
 _latest: "weakref.WeakValueDictionary[str, PoolFollower]" = weakref.WeakValueDictionary()
 
 
-def instrument(engine: Engine, *, pool_name: str) -> None:
+def instrument(
+    engine: Engine | AsyncEngine, *, pool_name: str, leak_threshold: float | None = None
+) -> None:
     """Feed the pool metrics from an engine's events.
 
     Works on any engine and any pool; the kit's own pools tell more, of their line, of validations,
-    of leaks, and why a connection was closed. The opening of a connection by a `creator` of one's
+    and why a connection was closed. The opening of a connection by a `creator` of one's
     own fires no event, so it is neither timed nor counted. A second call for the same engine does
     nothing.
 
     Args:
-        engine: The engine; of an `AsyncEngine`, its `sync_engine`.
+        engine: The engine.
         pool_name: The value of the label `pool_name`; one for each pool of a process. The gauges
             tell of the engine that took the name last.
+        leak_threshold: Seconds after which a connection that is out is taken for leaked. Left
+            out, that of the pool's policy; any other pool than the kit's has none.
     """
+    if isinstance(engine, AsyncEngine):
+        engine = engine.sync_engine
     if follower_of(engine) is not None:
         return
     if (former := _latest.get(pool_name)) is not None:
         former.retire()
-    follower = _latest[pool_name] = PoolFollower(engine, pool_name)
+    follower = _latest[pool_name] = PoolFollower(engine, pool_name, leak_threshold)
     # An engine's copies with other execution options share its pool and its dialect.
     _followers[engine.dialect] = weakref.ref(follower)
 
@@ -70,7 +77,7 @@ def follower_of(engine: Engine) -> "PoolFollower | None":
 class PoolFollower:
     """Follows one engine's pool, over every `dispose()`, and keeps its metrics right."""
 
-    def __init__(self, engine: Engine, pool_name: str) -> None:
+    def __init__(self, engine: Engine, pool_name: str, leak_threshold: float | None = None) -> None:
         self.pool_name = pool_name
         self._engine = engine
         # Reentrant, for the collector may check a connection in while this thread holds it.
@@ -86,11 +93,15 @@ class PoolFollower:
         self._open_count = 0
         self._pending = 0
         self._is_latest = True
-        self._leak_threshold = math.inf
-        self._keeps_stacks = False
+        pool = engine.pool
+        if leak_threshold is None:
+            leak_threshold = (
+                pool.policy.leak_threshold if isinstance(pool, MeteredPoolMixin) else math.inf
+            )
+        self._leak_threshold = leak_threshold
+        self._keeps_stacks = leak_threshold < math.inf
         self._suspicion: object = None
         # What was open before could not be followed, so that the pool's count differs for good.
-        pool = engine.pool
         self._is_late = isinstance(pool, QueuePool) and pool.checkedin() + pool.checkedout() > 0
         self._bind(pool_name)
         self._listen(engine)
@@ -127,8 +138,6 @@ class PoolFollower:
         self._is_own = isinstance(pool, MeteredPoolMixin)
         if isinstance(pool, MeteredPoolMixin):
             pool.observer = self
-            self._leak_threshold = pool.policy.leak_threshold
-            self._keeps_stacks = self._leak_threshold < math.inf
         else:
             observe_checkouts(pool, self)
         self.resized()
@@ -153,6 +162,12 @@ class PoolFollower:
         with self._lock:
             holders = [*self._used.values(), *self._former.values()]
         return sorted(holders, key=lambda holder: holder.since)
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are in use, and how many lie idle."""
+        with self._lock:
+            used = len(self._used)
+            return used, len(self._open) - used
 
     @property
     def pending(self) -> int:

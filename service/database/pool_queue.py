@@ -324,8 +324,8 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             self._busy = True
             try:
                 # With a place of its own, so that nobody opens another connection for it. When
-                # there is none, the pool is busy and uses what it has.
-                if self._places >= self.capacity:
+                # there is none, the pool is busy and uses what it has; unless it was made smaller.
+                if self._places >= self.capacity >= len(self._idle) + len(self._out):
                     return None
                 # From the cold end, so that the idle timeout leaves the warm ones.
                 for record in [*self._idle]:
