@@ -9,11 +9,13 @@ import structlog
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.database import check_database_health, create_db_engine, init_db, process
+from service.database.budget import server_complaint, server_limit
 from service.database.failures import failure_reason
 from service.database.health import OverdueError, ask
+from service.database.pool import MeteredQueuePool
 from service.database.urls import is_memory
 from service.migrator.revisions import Revisions, SchemaState
 from service.product_catalog.routes import router as products
@@ -80,10 +82,45 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         init_db()
     health_engine = _health_engine(settings)
     app.state.health = _health_monitor(settings, health_engine)
+    await asyncio.to_thread(_warm_up, process.engine)
+    comparison = asyncio.create_task(_compare_with_server(settings, health_engine))
     async with app.state.health.running():
         yield
+    comparison.cancel()
     health_engine.dispose()
     process.dispose()
+
+
+def _warm_up(engine: Engine) -> None:
+    """Open the connections that the pool should always have, before requests come for them."""
+    if not isinstance(engine.pool, MeteredQueuePool):
+        return
+    try:
+        engine.pool.warm_up()
+    except Exception as error:  # noqa: BLE001 - whatever the driver raises
+        # Readiness tells of a database that is away; the pool tries again every second.
+        log.warning("the pool is not warmed up", reason=failure_reason(error))
+
+
+async def _compare_with_server(settings: Settings, engine: Engine) -> None:
+    """Warn once when the server has too few connections for the deployment.
+
+    No refusal: a limit that somebody lowered must not keep a restarted pod down.
+    """
+    while True:
+        try:
+            limit = await asyncio.to_thread(
+                ask, engine, server_limit, timeout=settings.health_timeout
+            )
+        except (OverdueError, OperationalError):
+            await asyncio.sleep(settings.health_interval)
+            continue
+        except SQLAlchemyError as error:
+            log.info("the server does not tell its limits", reason=failure_reason(error))
+            return
+        if complaint := server_complaint(settings.connection_demand, limit):
+            log.warning(complaint)
+        return
 
 
 def _health_engine(settings: Settings) -> Engine:

@@ -5,6 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from service.database.budget import (
+    ConnectionDemand,
+    budget_complaint,
+    connection_demand,
+)
 from service.database.settings import (
     DatabaseSettings,
     Environment,
@@ -29,6 +34,8 @@ class Settings(LayeredSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 1
+    # Containers or pods that run at once, those of a rolling update included.
+    replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     admission_limit: Annotated[int, Field(ge=1)] | None = None
     admission_queue: Annotated[int, Field(ge=0)] = 100
     admission_wait: Seconds = 2.0
@@ -53,6 +60,19 @@ class Settings(LayeredSettings):
                 f" connections; lower it to {capacity}, or raise DATABASE_POOL_SIZE"
             )
         return self
+
+    @model_validator(mode="after")
+    def _connections_fit_the_budget(self) -> Self:
+        if complaint := budget_complaint(self.connection_demand, self.database.connection_budget):
+            raise ValueError(complaint)
+        return self
+
+    @property
+    def connection_demand(self) -> ConnectionDemand:
+        """The most database connections that the whole deployment opens at once."""
+        return connection_demand(
+            self.database, workers=self.web_concurrency, replicas=self.replicas
+        )
 
     @property
     def admitted_requests(self) -> int:

@@ -122,6 +122,7 @@ class DatabaseSettings(LayeredSettings):
     pool_keepalive: SecondsOrOff = 120.0
     pool_validation_bypass: Annotated[float, Field(ge=0, le=86_400)] = 0.5
     leak_threshold: SecondsOrOff = 60.0
+    connection_budget: Annotated[int, Field(ge=1)] | None = None
     connect_timeout: Seconds = 5.0
     statement_timeout: Seconds = 30.0
 

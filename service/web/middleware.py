@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.database import route_source
 from service.web.metrics import ACTIVE_REQUESTS, UNEXPECTED_ERRORS, observe_request
 from service.web.problems import problem
 
@@ -51,6 +52,8 @@ class RequestMiddleware:
 
         start = time.perf_counter()
         ACTIVE_REQUESTS.inc()
+        # The route is known later, and asked for when a connection is taken.
+        route_token = route_source.set(lambda: _route(scope))
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 bounded = bounded_receive(scope, receive, self.max_body_bytes)
@@ -64,6 +67,7 @@ class RequestMiddleware:
                 await problem(scope["path"], 500)(scope, receive, send_named)
             finally:
                 ACTIVE_REQUESTS.dec()
+                route_source.reset(route_token)
                 _record(scope, status, time.perf_counter() - start)
 
 
@@ -105,7 +109,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", "")
+    route = _route(scope)
     observe_request(scope["method"], route, status, seconds)
     if not scope["path"].startswith(_QUIET_PATHS):
         log.info(
@@ -116,6 +120,10 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
             status=status,
             duration_ms=round(seconds * 1000, 2),
         )
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "")
 
 
 def _path(scope: Scope) -> str:

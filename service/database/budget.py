@@ -1,0 +1,147 @@
+"""How many connections a deployment may open, against what it was given and what the server has."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Row, text
+
+from service.database.settings import DatabaseSettings
+
+# The runner's lock has a connection of its own, beside the one that migrates.
+MIGRATION_CONNECTIONS: Final = 2
+# The health checks' own connection, so that a full pool does not look like a dead database.
+HEALTH_CONNECTIONS: Final = 1
+
+# A limit that is absent is -1 in the catalogs; `reserved_connections` is PostgreSQL 16's.
+_POSTGRESQL: Final = text("""
+SELECT current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int
+         - coalesce(current_setting('reserved_connections', true)::int, 0) AS max_connections,
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_limit,
+       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit
+""")
+# MySQL and MariaDB let one administrator in beyond `max_connections`; 0 is no limit for a user.
+_MYSQL: Final = text("""
+SELECT @@max_connections AS max_connections,
+       if(@@max_user_connections > 0, @@max_user_connections, -1) AS role_limit,
+       -1 AS database_limit
+""")
+_SUBJECTS: Final = {
+    "max_connections": "the server's max_connections, without what is reserved,",
+    "role_limit": "the limit of the service's role",
+    "database_limit": "the limit of the database",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionDemand:
+    """The most connections that a deployment opens at once.
+
+    Attributes:
+        replicas: How many containers or pods run at once, those of a rolling update included.
+        workers: Processes in each.
+        capacity: The most connections of a worker's pool; one more is its health checks'.
+        migrations: Connections of a migration that runs beside them.
+    """
+
+    replicas: int
+    workers: int
+    capacity: int
+    migrations: int = MIGRATION_CONNECTIONS
+
+    @property
+    def total(self) -> int:
+        """How many that is."""
+        each = self.capacity + HEALTH_CONNECTIONS
+        return self.replicas * self.workers * each + self.migrations
+
+    def __str__(self) -> str:
+        return (
+            f"{self.replicas} replicas x {self.workers} workers"
+            f" x ({self.capacity} of the pool + {HEALTH_CONNECTIONS} for health)"
+            f" + {self.migrations} for migrations = {self.total} connections"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimit:
+    """What a server lets the service open.
+
+    Attributes:
+        connections: How many; infinite without a limit.
+        subject: What sets the limit, in words.
+    """
+
+    connections: float
+    subject: str
+
+
+def connection_demand(
+    settings: DatabaseSettings, *, workers: int, replicas: int = 1
+) -> ConnectionDemand:
+    """What a deployment may open.
+
+    Args:
+        settings: The pool's sizes.
+        workers: Processes in each container.
+        replicas: Containers at once.
+    """
+    return ConnectionDemand(replicas=replicas, workers=workers, capacity=settings.pool_capacity)
+
+
+def budget_complaint(demand: ConnectionDemand, budget: int | None) -> str | None:
+    """Why a deployment does not fit `DATABASE_CONNECTION_BUDGET`; None when it does.
+
+    Args:
+        demand: What it may open.
+        budget: What it may have; None without a limit.
+    """
+    if budget is None or demand.total <= budget:
+        return None
+    return (
+        f"DATABASE_CONNECTION_BUDGET: {budget} are too few for {demand};"
+        " raise it, or lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY or REPLICAS"
+    )
+
+
+def server_complaint(demand: ConnectionDemand, limit: ServerLimit) -> str | None:
+    """Why a deployment does not fit its server; None when it does.
+
+    Args:
+        demand: What it may open.
+        limit: What the server lets it open.
+    """
+    if demand.total <= limit.connections:
+        return None
+    return (
+        f"{limit.subject} allows {limit.connections:g} connections, too few for {demand};"
+        " raise the limit, or lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY"
+        " or REPLICAS"
+    )
+
+
+def server_limit(connection: Connection) -> ServerLimit:
+    """Ask a server how many connections the service may open.
+
+    Args:
+        connection: One to it, of the service's role and database.
+
+    Returns:
+        The tightest of the server's, the role's and the database's limits. Other services that
+        use the same server are not known to it.
+    """
+    match connection.dialect.name:
+        case "postgresql":
+            row = connection.execute(_POSTGRESQL).one()
+        case "mysql" | "mariadb":
+            row = connection.execute(_MYSQL).one()
+        case _:
+            return ServerLimit(connections=math.inf, subject="nothing")
+    return _tightest(row)
+
+
+def _tightest(row: Row[int, int, int]) -> ServerLimit:
+    limits = {name: limit for name, limit in zip(row._fields, row, strict=True) if limit >= 0}
+    name = min(limits, key=limits.__getitem__)
+    return ServerLimit(connections=limits[name], subject=_SUBJECTS[name])

@@ -1,0 +1,66 @@
+"""What the application does with the kit: routes, warm-up, and the limits of the server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.database import DatabaseSettings, pool_snapshot, process
+from service.settings import Settings
+from tests.database.pools import PoolMetrics
+from tests.support.polling import eventually
+
+
+@contextmanager
+def application(url: str, **settings: Any) -> Iterator[TestClient]:
+    """The application on a database; settings of the pool by name."""
+    replicas = settings.pop("replicas", 1)
+    database = DatabaseSettings(url=url, **settings)
+    app = create_app(Settings(environment="test", database=database, replicas=replicas))
+    with TestClient(app) as client:
+        yield client
+    process.configure(None)
+
+
+def test_connection_is_attributed_to_the_route_that_took_it(client: TestClient) -> None:
+    primary = PoolMetrics("primary")
+    before = primary.value("route_use_seconds_total", http_route="/products/{product_id}")
+    assert client.get("/products/123456").status_code == 404
+    assert primary.value("route_use_seconds_total", http_route="/products/{product_id}") > before
+    assert primary.value("route_use_seconds_total", http_route="/products/123456") == 0
+
+
+def test_pool_is_warm_when_the_service_is_ready(postgres_url: str) -> None:
+    with application(postgres_url, pool_min_idle=3):
+        assert pool_snapshot(process.engine).idle == 3
+
+
+def test_service_starts_without_its_database() -> None:
+    with application("postgresql://127.0.0.1:1/none", pool_min_idle=3) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503
+
+
+def test_server_with_too_few_connections_is_warned_of(
+    postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = ""
+
+    def is_warned() -> bool:
+        nonlocal written
+        written += capsys.readouterr().out
+        return "max_connections, without what is reserved, allows 97 connections" in written
+
+    with application(postgres_url, replicas=1000):
+        eventually(is_warned)
+
+
+def test_server_with_enough_connections_is_not_warned_of(
+    postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with application(postgres_url):
+        eventually(lambda: pool_snapshot(process.engine).used == 0)
+    assert "too few for" not in capsys.readouterr().out
