@@ -9,7 +9,6 @@ import argparse
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Final
 
 import psutil
 
+from tests.load.measuring import figure, header, row
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import PYTHON, ROOT, Service, environment
@@ -93,8 +93,7 @@ def measure(database_url: str, rounds: int, seconds: int) -> None:
         ("read by id", "/products/1", ()),
         ("no database, recycled every 2000", "/version", ("--max-requests", "2000")),
     )
-    print("| load | worker | req/s | p99 ms | failed | worker MiB |")
-    print("|---|---|---|---|---|---|")
+    header("load", "worker", "req/s", "p99 ms", "failed", "worker MiB")
     with tempfile.TemporaryDirectory() as directory:
         for title, path, options in kinds:
             results: dict[str, list[dict[str, float]]] = {name: [] for name in WORKERS}
@@ -109,17 +108,7 @@ def measure(database_url: str, rounds: int, seconds: int) -> None:
                         result["worker MiB"] = worker.memory_info().rss / 2**20
                         results[name].append(result)
             for name, rows in results.items():
-                figures = (_figure([row[key] for row in rows]) for key in rows[0])
-                print(f"| {title} | {name} | {' | '.join(figures)} |", flush=True)
-
-
-def _figure(values: list[float]) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return (
-        f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
-        if high >= 10
-        else f"{middle:.1f} ({low:.1f} to {high:.1f})"
-    )
+                row(title, name, *(figure([each[key] for each in rows]) for key in rows[0]))
 
 
 def main() -> None:
