@@ -1,14 +1,9 @@
-"""Following a pool by its events, to keep its metrics right.
-
-Counts are the sizes of sets, not sums of steps: an event that comes twice or never (as with
-invalidate, detach and dispose) cannot make them drift.
-"""
+"""Following a pool by its events, to keep its metrics right."""
 
 import asyncio
 import logging
 import math
 import os
-import threading
 import time
 import weakref
 from functools import partial
@@ -20,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
 from service.database import pool_clock
-from service.database import pool_metrics as metrics
 from service.database.collecting import is_collecting, run_elsewhere
 from service.database.failures import failure_reason
 from service.database.pool import (
@@ -30,7 +24,10 @@ from service.database.pool import (
     pool_limits,
 )
 from service.database.pool_holders import Holder
+from service.database.pool_ledger import PoolLedger
+from service.database.pool_metrics import PoolSeries
 from service.database.pool_queue import CLOSE_REASON
+from service.database.pool_watch import PoolWatch
 
 logger = logging.getLogger(__name__)
 
@@ -78,51 +75,28 @@ class PoolFollower:
     """Follows one engine's pool, over every `dispose()`, and keeps its metrics right."""
 
     def __init__(self, engine: Engine, pool_name: str, leak_threshold: float | None = None) -> None:
-        self.pool_name = pool_name
-        self._engine = engine
-        # Reentrant, for the collector may check a connection in while this thread holds it.
-        self._lock = threading.RLock()
-        # Weak, because a pool may drop a record without an event.
-        self._open: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
-        self._used: dict[ConnectionPoolEntry, Holder] = {}
-        # Checked out of a pool that `dispose()` replaced.
-        self._former: dict[ConnectionPoolEntry, Holder] = {}
-        self._invalidated: weakref.WeakKeyDictionary[ConnectionPoolEntry, str] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._open_count = 0
-        self._pending = 0
-        self._is_latest = True
         pool = engine.pool
         if leak_threshold is None:
             leak_threshold = (
                 pool.policy.leak_threshold if isinstance(pool, MeteredPoolMixin) else math.inf
             )
-        self._leak_threshold = leak_threshold
+        self.pool_name = pool_name
+        self.ledger = PoolLedger()
+        self._engine = engine
         self._keeps_stacks = leak_threshold < math.inf
-        self._suspicion: object = None
+        self._series = PoolSeries(pool_name)
+        self._watch = PoolWatch(self.ledger, self._series, leak_threshold)
+        self._invalidated: weakref.WeakKeyDictionary[ConnectionPoolEntry, str] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._pending = 0
+        self._is_latest = True
         # What was open before could not be followed, so that the pool's count differs for good.
         self._is_late = isinstance(pool, QueuePool) and pool.checkedin() + pool.checkedout() > 0
-        self._bind(pool_name)
         self._listen(engine)
         self._attach(pool)
         self.waiting(0)
         self._settle(None)
-
-    def _bind(self, name: str) -> None:
-        self._gauges = metrics.ConnectionGauges(name)
-        self._pending_gauge = metrics.PENDING_REQUESTS.labels(name)
-        self._oldest_use_gauge = metrics.OLDEST_USE.labels(name)
-        self._oldest_wait_gauge = metrics.OLDEST_WAIT.labels(name)
-        self._leaked_gauge = metrics.LEAKED.labels(name)
-        self._leaks = metrics.LEAKS.labels(name)
-        self._leaks_returned = metrics.LEAKS_RETURNED.labels(name)
-        self._timeouts = metrics.TIMEOUTS.labels(name)
-        self._drifts = metrics.DRIFTS.labels(name)
-        self._wait_time = metrics.WAIT_TIME.labels(name)
-        self._use_time = metrics.USE_TIME.labels(name)
-        self._create_time = metrics.CREATE_TIME.labels(name)
-        self._route_use = {"": metrics.ROUTE_USE.labels(name, "")}
 
     def _listen(self, engine: Engine) -> None:
         event.listen(engine, "do_connect", self._on_do_connect)
@@ -144,30 +118,15 @@ class PoolFollower:
 
     def retire(self) -> None:
         """Leave the gauges to another engine of the same name; counters go on."""
-        with self._lock:
+        with self.ledger.lock:
             self._is_latest = False
 
     def start_anew(self) -> None:
         """Forget, in a forked child, what belongs to the parent."""
-        self._lock = threading.RLock()
-        self._used.clear()
-        self._former.clear()
-        self._open.clear()
+        self.ledger.clear()
         self._pending = 0
         self.waiting(0)
         self._settle(None)
-
-    def holders(self) -> list[Holder]:
-        """Who has a connection, whoever has had it for longest first."""
-        with self._lock:
-            holders = [*self._used.values(), *self._former.values()]
-        return sorted(holders, key=lambda holder: holder.since)
-
-    def counts(self) -> tuple[int, int]:
-        """How many connections are in use, and how many lie idle."""
-        with self._lock:
-            used = len(self._used)
-            return used, len(self._open) - used
 
     @property
     def pending(self) -> int:
@@ -176,35 +135,33 @@ class PoolFollower:
 
     def waiting(self, step: int) -> None:
         """Count a checkout that began (1) or ended (-1) to wait."""
-        with self._lock:
+        with self.ledger.lock:
             self._pending += step
             if self._is_latest:
-                self._pending_gauge.set(self._pending)
+                self._series.pending.set(self._pending)
 
     def waited(self, seconds: float) -> None:
         """Observe how long a checkout took."""
-        self._wait_time.observe(seconds)
+        self._series.wait_time.observe(seconds)
 
     def failed(self, seconds: float, error: BaseException) -> None:
         """Observe and count a checkout that ended without a connection."""
-        self._wait_time.observe(seconds)
+        self._series.wait_time.observe(seconds)
         if isinstance(error, exc.TimeoutError):
-            self._timeouts.inc()
-        metrics.CHECKOUT_FAILURES.labels(self.pool_name, _checkout_failure(error)).inc()
+            self._series.timeouts.inc()
+        self._series.checkout_failed(_checkout_failure(error))
 
     def validated(self, *, alive: bool) -> None:
         """Count a connection that was asked whether it is alive."""
-        metrics.VALIDATIONS.labels(self.pool_name, "alive" if alive else "dead").inc()
+        self._series.validated("alive" if alive else "dead")
 
     def resized(self) -> None:
         """Publish the pool's limits."""
-        idle, most = pool_limits(self._engine.pool)
-        metrics.CONNECTIONS_IDLE_MAX.labels(self.pool_name).set(idle)
-        metrics.CONNECTIONS_MAX.labels(self.pool_name).set(most)
+        self._series.limit(*pool_limits(self._engine.pool))
 
     def oldest_use(self) -> str:
         """Say who has had a connection for longest."""
-        oldest = self.holders()[:1]
+        oldest = self.ledger.holders()[:1]
         return f"the oldest is out for {oldest[0]}" if oldest else ""
 
     def _on_do_connect(
@@ -222,12 +179,12 @@ class PoolFollower:
         try:
             connection = self._connect(dialect, record, args, params)
         except Exception as error:
-            metrics.CREATE_FAILURES.labels(self.pool_name, failure_reason(error)).inc()
+            self._series.create_failed(failure_reason(error))
             raise
         finally:
             if self._is_own:
                 self.waiting(-1)
-        self._create_time.observe(time.perf_counter() - start)
+        self._series.create_time.observe(time.perf_counter() - start)
         return connection
 
     def _connect(
@@ -247,9 +204,8 @@ class PoolFollower:
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         del connection
         pool_clock.watch(self)
-        with self._lock:
-            if self._is_ours(record):
-                self._open.add(record)
+        if self._is_ours(record):
+            self.ledger.open(record)
         self._settle(None)
 
     def _on_checkout(
@@ -260,28 +216,22 @@ class PoolFollower:
     ) -> None:
         del connection, proxy
         holder = Holder(self._keeps_stacks)
-        with self._lock:
-            if not self._is_ours(record):
-                self._former[record] = holder
-                return
-            self._used[record] = holder
-            if self._is_late:
-                self._open.add(record)
-                self._open_count = len(self._open)
-            self._publish()
+        is_former = not self._is_ours(record)
+        self.ledger.take(record, holder, is_former=is_former)
+        if self._is_late and not is_former:
+            self.ledger.open(record)
+        self._publish()
 
     def _on_checkin(self, connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        holder = self._used.pop(record, None) or self._former.pop(record, None)
+        holder = self.ledger.give_back(record)
         if connection is None:
             # Its replacement was opened and closed again, by a listener that refused it.
-            with self._lock:
-                self._open.discard(record)
+            self.ledger.close(record)
         if holder is None or connection is None or is_collecting():
             self._settle(holder)
             return
         self._observe_use(holder)
-        with self._lock:
-            self._publish()
+        self._publish()
 
     def _on_invalidate(
         self,
@@ -311,17 +261,12 @@ class PoolFollower:
             self._settle(None, "detached")
 
     def _end(self, record: ConnectionPoolEntry, reason: str) -> None:
-        with self._lock:
-            self._open.discard(record)
-        self._settle(self._used.pop(record, None) or self._former.pop(record, None), reason)
+        self.ledger.close(record)
+        self._settle(self.ledger.give_back(record), reason)
 
     def _on_engine_disposed(self, engine: Engine) -> None:
         """Begin anew: a connection that is still out returns to a pool that nobody asks again."""
-        with self._lock:
-            for record in [record for record in self._open if not self._is_ours(record)]:
-                self._open.discard(record)
-            for record in [record for record in self._used if not self._is_ours(record)]:
-                self._former[record] = self._used.pop(record)
+        self.ledger.replace(lambda record: not self._is_ours(record))
         self._attach(engine.pool)
         self._settle(None)
 
@@ -341,82 +286,33 @@ class PoolFollower:
             run_elsewhere(partial(self._settle, holder, close_reason))
             return
         if close_reason is not None:
-            metrics.CLOSED.labels(self.pool_name, close_reason).inc()
+            self._series.closed(close_reason)
         if holder is not None:
             self._observe_use(holder)
-        with self._lock:
-            self._open_count = len(self._open)
-            self._publish()
+        self.ledger.count()
+        self._publish()
 
     def _observe_use(self, holder: Holder) -> None:
-        age = holder.age
-        self._use_time.observe(age)
-        route_use = self._route_use.get(holder.route)
-        if route_use is None:
-            route_use = metrics.ROUTE_USE.labels(self.pool_name, holder.route)
-            self._route_use[holder.route] = route_use
-        route_use.inc(age)
+        self._series.used(holder.age, holder.route)
         if holder.is_leaked:
-            self._leaks_returned.inc()
-            logger.warning("a leaked connection came back after all, after %s", holder)
-            self._publish_leaked()
+            self._watch.leak_returned(holder)
 
     def _publish(self) -> None:
-        if self._is_latest:
-            used = len(self._used)
-            self._gauges.publish(used, self._open_count - used)
-
-    def _publish_leaked(self) -> None:
-        with self._lock:
+        with self.ledger.lock:
             if self._is_latest:
-                self._leaked_gauge.set(sum(holder.is_leaked for holder in self.holders()))
+                self._series.connections.publish(self.ledger.used, self.ledger.idle)
 
     def tick(self) -> None:
-        """Publish ages, look for leaks, and compare the gauges with the pool."""
-        with self._lock:
-            holders = self.holders()
-            leaked = [
-                holder
-                for holder in holders
-                if not holder.is_leaked and holder.age >= self._leak_threshold
-            ]
-            for holder in leaked:
-                holder.is_leaked = True
-            if self._is_latest:
-                self._gauges.flush()
-                self._oldest_use_gauge.set(holders[0].age if holders else 0)
-                self._oldest_wait_gauge.set(self.oldest_wait())
-                self._check_for_drift()
-        for holder in leaked:
-            self._leaks.inc()
-            logger.warning(
-                "a connection of pool %s is out for %s: taken for leaked; it was taken at\n%s",
-                self.pool_name,
-                holder,
-                "\n".join(holder.borrow_site()),
-            )
-        self._publish_leaked()
-
-    def oldest_wait(self) -> float:
-        """How long the first checkout in the line has waited, in seconds; 0 without one."""
+        """Look for leaks, publish ages, and compare the gauges with the pool."""
         pool = self._engine.pool
-        since = pool.queue.waiting_since if isinstance(pool, MeteredPoolMixin) else None
-        return time.monotonic() - since if since is not None else 0.0
-
-    def _check_for_drift(self) -> None:
-        """Count and mend a disagreement that two ticks in a row have found."""
-        pool = self._engine.pool
-        if not isinstance(pool, QueuePool) or self._is_late or self._pending:
+        self._watch.look_for_leaks()
+        if not self._is_latest:
             return
-        used, truth = len(self._used), pool.checkedout()
-        found = (used, truth, [*self._used]) if used != truth else None
-        if found is not None and found == self._suspicion:
-            self._drifts.inc()
-            logger.error("pool %s: %d in use, %d counted", self.pool_name, truth, used)
-            for record in [record for record in self._used if not record.in_use]:
-                del self._used[record]
+        self._watch.publish_ages(pool)
+        # While somebody waits, a connection may be neither here nor there.
+        if isinstance(pool, QueuePool) and not self._is_late and not self._pending:
+            self._watch.look_for_drift(pool)
             self._publish()
-        self._suspicion = found
 
 
 def _checkout_failure(error: BaseException) -> str:

@@ -1,7 +1,4 @@
-"""The Prometheus metrics of a pool, which `pool_events` feeds.
-
-docs/pool-metrics.md explains each.
-"""
+"""The Prometheus metrics of a pool; docs/pool-metrics.md explains each."""
 
 import os
 import time
@@ -159,3 +156,57 @@ class ConnectionGauges:
             self._next_write = time.monotonic() + _WRITE_SECONDS
             self._gauges[0].set(self._used)
             self._gauges[1].set(self._idle)
+
+
+class PoolSeries:
+    """The series of one pool.
+
+    Args:
+        pool_name: The pool's label.
+    """
+
+    def __init__(self, pool_name: str) -> None:
+        self.pool_name = pool_name
+        self.connections = ConnectionGauges(pool_name)
+        self.pending = PENDING_REQUESTS.labels(pool_name)
+        self.oldest_use = OLDEST_USE.labels(pool_name)
+        self.oldest_wait = OLDEST_WAIT.labels(pool_name)
+        self.leaked = LEAKED.labels(pool_name)
+        self.leaks = LEAKS.labels(pool_name)
+        self.leaks_returned = LEAKS_RETURNED.labels(pool_name)
+        self.timeouts = TIMEOUTS.labels(pool_name)
+        self.drifts = DRIFTS.labels(pool_name)
+        self.wait_time = WAIT_TIME.labels(pool_name)
+        self.use_time = USE_TIME.labels(pool_name)
+        self.create_time = CREATE_TIME.labels(pool_name)
+        self._route_use = {"": ROUTE_USE.labels(pool_name, "")}
+
+    def used(self, seconds: float, route: str) -> None:
+        """Observe how long a connection was out, and for which route."""
+        self.use_time.observe(seconds)
+        route_use = self._route_use.get(route)
+        if route_use is None:
+            # Looking it up costs more than the increment.
+            route_use = self._route_use[route] = ROUTE_USE.labels(self.pool_name, route)
+        route_use.inc(seconds)
+
+    def checkout_failed(self, reason: str) -> None:
+        """Count a checkout that ended without a connection."""
+        CHECKOUT_FAILURES.labels(self.pool_name, reason).inc()
+
+    def create_failed(self, reason: str) -> None:
+        """Count a connection that could not be opened."""
+        CREATE_FAILURES.labels(self.pool_name, reason).inc()
+
+    def closed(self, reason: str) -> None:
+        """Count a connection that was closed."""
+        CLOSED.labels(self.pool_name, reason).inc()
+
+    def validated(self, outcome: str) -> None:
+        """Count an idle connection that was asked whether it is alive."""
+        VALIDATIONS.labels(self.pool_name, outcome).inc()
+
+    def limit(self, idle: float, most: float) -> None:
+        """Tell how many connections the pool keeps, and how many it opens at most."""
+        CONNECTIONS_IDLE_MAX.labels(self.pool_name).set(idle)
+        CONNECTIONS_MAX.labels(self.pool_name).set(most)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.database.pool import MeteredPoolMixin, pool_limits
 from service.database.pool_events import PoolFollower, follower_of
 from service.database.pool_holders import Holder
+from service.database.pool_watch import oldest_wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> Pool
             "nothing follows this engine's pool; call instrument(engine, pool_name=...) first"
         )
     pool = sync_engine.pool
-    used, idle = follower.counts()
+    with follower.ledger.lock:
+        used, idle = follower.ledger.used, follower.ledger.idle
     idle_max, most = pool_limits(pool)
     return PoolSnapshot(
         pool_name=follower.pool_name,
@@ -83,14 +85,14 @@ def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> Pool
         pending=follower.pending,
         max=_limit(most),
         idle_max=_limit(idle_max),
-        oldest_wait=follower.oldest_wait(),
+        oldest_wait=oldest_wait(pool),
         is_suspended=isinstance(pool, MeteredPoolMixin) and pool.queue.suspended,
         holders=_holders(follower, stacks=stacks),
     )
 
 
 def _holders(follower: PoolFollower, *, stacks: bool) -> tuple[HolderSnapshot, ...]:
-    return tuple(_holder(each, stacks=stacks) for each in follower.holders())
+    return tuple(_holder(each, stacks=stacks) for each in follower.ledger.holders())
 
 
 def _holder(holder: Holder, *, stacks: bool) -> HolderSnapshot:

@@ -351,7 +351,7 @@ def test_leak_of_a_stock_pool_is_told_too(stock_url: str, pool_name: str) -> Non
     follower = follower_of(engine)
     assert follower is not None
     with engine.connect():
-        eventually(lambda: follower.holders()[0].age > 0.01)
+        eventually(lambda: follower.ledger.holders()[0].age > 0.01)
         follower.tick()
         assert PoolMetrics(pool_name).value("leaked") == 1
     engine.dispose()
