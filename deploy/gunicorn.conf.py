@@ -5,6 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from service.web.worker_slots import free_slot, worker_slots
+
+# First of all: where values are kept is decided when the modules below make their metrics.
+try:
+    _slots = worker_slots()
+except OSError as error:
+    sys.exit(f"PROMETHEUS_MULTIPROC_DIR: {error}")
+
 from service.settings import SettingsError, load_settings
 from service.web.logging import configure_logging
 
@@ -44,10 +52,21 @@ def on_starting(_server: object) -> None:
     configure_logging(_settings)
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose the worker's slot by those that live: none is lost, however a worker ended."""
+    worker.slot = free_slot(other.slot for other in server.WORKERS.values())
+
+
 def post_fork(_server: object, worker: Any) -> None:
-    """Give the worker less time than the arbiter waits for it.
+    """Take the slot, and give the worker less time than the arbiter waits for it.
 
     With equal times, one request that does not end gets the worker killed just when it would
     turn to its shutdown.
     """
+    _slots.take(worker.slot)
     worker.cfg.set("graceful_timeout", _requests_seconds)
+
+
+def child_exit(_server: object, worker: Any) -> None:
+    """Take the gauges of a worker that ended out of the sums; the counters stay."""
+    _slots.release(worker.slot)

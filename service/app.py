@@ -25,6 +25,7 @@ from service.web.admission import Admission
 from service.web.logging import configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
+from service.web.shared_metrics import is_shared
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -63,10 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     _describe_problems(app)
     metrics.publish_build_info(settings)
-    if settings.web_concurrency > 1:
+    if settings.web_concurrency > 1 and not is_shared():
         log.warning(
-            "each scrape shows the metrics of one worker only; keep WEB_CONCURRENCY at 1 and run"
-            " more containers instead",
+            "each scrape shows the metrics of one worker only; run the workers under gunicorn,"
+            " with deploy/gunicorn.conf.py",
             workers=settings.web_concurrency,
         )
     return app

@@ -1,13 +1,15 @@
 """Prometheus: the HTTP metrics, and the endpoint that shows all of them."""
 
+import asyncio
 import platform
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 from service.settings import Settings
+from service.web.shared_metrics import present_registry
 
 # Stable HTTP semantic conventions of OpenTelemetry: unknown methods become _OTHER.
 _METHODS: Final = frozenset(
@@ -24,9 +26,16 @@ REQUEST_DURATION = Histogram(
     ["http_request_method", "http_route", "http_response_status_code"],
     buckets=_BUCKETS,
 )
-ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests that are being answered.")
+ACTIVE_REQUESTS = Gauge(
+    "http_server_active_requests",
+    "Requests that are being answered.",
+    multiprocess_mode="livesum",
+)
 BUILD_INFO = Gauge(
-    "service_build_info", "Always 1; the labels tell what runs.", ["version", "python_version"]
+    "service_build_info",
+    "Always 1; the labels tell what runs.",
+    ["version", "python_version"],
+    multiprocess_mode="livemax",
 )
 UNEXPECTED_ERRORS = Counter(
     "service_unexpected_errors", "Requests that ended in an error that nobody foresaw."
@@ -57,6 +66,8 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """All metrics of the process, in the format that the reader prefers."""
+    """All metrics of the service's workers, in the format that the reader prefers."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(REGISTRY), headers={"Content-Type": content_type})
+    # In a thread: with several workers and many series, other requests would wait for it.
+    body = await asyncio.to_thread(lambda: encode(present_registry()))
+    return Response(body, headers={"Content-Type": content_type})

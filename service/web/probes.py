@@ -22,11 +22,18 @@ from service.settings import Settings
 MEDIA_TYPE: Final = "application/health+json"
 _HEADERS: Final = {"Cache-Control": "no-store"}
 
+# Of several workers, the worst counts.
 CHECK_STATUS = Gauge(
-    "service_health_check_status", "Whether the check passes (1) or fails (0).", ["check"]
+    "service_health_check_status",
+    "Whether the check passes (1) or fails (0).",
+    ["check"],
+    multiprocess_mode="livemin",
 )
 CHECK_DURATION = Gauge(
-    "service_health_check_duration_seconds", "How long the last check took.", ["check"]
+    "service_health_check_duration_seconds",
+    "How long the last check took.",
+    ["check"],
+    multiprocess_mode="livemax",
 )
 
 log = structlog.stdlib.get_logger(__name__)
