@@ -25,6 +25,7 @@ from service.web.admission import Admission
 from service.web.logging import configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
+from service.web.process_metrics import ProcessMetrics
 from service.web.shared_metrics import is_shared
 
 log = structlog.stdlib.get_logger(__name__)
@@ -85,7 +86,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.health = _health_monitor(settings, health_engine)
     await asyncio.to_thread(_warm_up, process.engine)
     comparison = asyncio.create_task(_compare_with_server(settings, health_engine))
-    async with app.state.health.running():
+    async with app.state.health.running(), ProcessMetrics().running():
         yield
     comparison.cancel()
     health_engine.dispose()

@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 from service.settings import Settings
-from service.web.shared_metrics import present_registry
+from service.web.shared_metrics import Exposition
 
 # Stable HTTP semantic conventions of OpenTelemetry: unknown methods become _OTHER.
 _METHODS: Final = frozenset(
@@ -41,6 +41,7 @@ UNEXPECTED_ERRORS = Counter(
     "service_unexpected_errors", "Requests that ended in an error that nobody foresaw."
 )
 
+_exposition: Final = Exposition()
 router = APIRouter(include_in_schema=False)
 
 
@@ -69,5 +70,5 @@ async def metrics(request: Request) -> Response:
     """All metrics of the service's workers, in the format that the reader prefers."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     # In a thread: with several workers and many series, other requests would wait for it.
-    body = await asyncio.to_thread(lambda: encode(present_registry()))
+    body = await asyncio.to_thread(_exposition.write, encode, content_type)
     return Response(body, headers={"Content-Type": content_type})

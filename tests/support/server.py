@@ -1,5 +1,6 @@
 """The service as its own process, the way it is run: signals, ports, workers and all."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx2
+import psutil
 
 from tests.support.postgres import free_port
 
@@ -48,6 +50,15 @@ class Service:
                 pass
             time.sleep(0.05)
         raise RuntimeError(f"not ready:\n{self.text()}")
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that gunicorn has forked, and that run."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+        return found
 
     def text(self) -> str:
         """What it wrote so far."""

@@ -66,12 +66,7 @@ def shows_workers(service: Service, number: int) -> bool:
         capacity = total(scrape(service), "db_client_connection_max", pool_name="primary")
     except httpx2.TransportError:
         return False
-    return capacity == CAPACITY * number and len(workers_of(service)) == number
-
-
-def workers_of(service: Service) -> list[psutil.Process]:
-    children = psutil.Process(service.process.pid).children()
-    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return capacity == CAPACITY * number and len(service.workers()) == number
 
 
 def ask(service: Service, number: int) -> None:
@@ -107,9 +102,9 @@ def kill(service: Service, worker: psutil.Process, workers: int) -> None:
 
 def reload(service: Service, workers: int) -> None:
     """Reload the server and wait until no old worker is left."""
-    old = {worker.pid for worker in workers_of(service)}
+    old = {worker.pid for worker in service.workers()}
     service.process.send_signal(signal.SIGHUP)
-    eventually(lambda: old.isdisjoint(w.pid for w in workers_of(service)), within=30)
+    eventually(lambda: old.isdisjoint(w.pid for w in service.workers()), within=30)
     eventually(lambda: shows_workers(service, workers), within=30)
 
 
@@ -143,6 +138,9 @@ def test_a_scrape_adds_up_all_workers(tmp_path: Path, database_url: str) -> None
         assert total(series, "service_build_info") == 1
         assert total(series, "service_health_check_status", check="database") == 1
         assert total(series, "http_server_active_requests") == 1, "the scrape itself"
+        workers = [worker.memory_info().rss for worker in service.workers()]
+        assert total(series, "process_resident_memory_bytes") > 0.7 * sum(workers)
+        assert total(series, "process_cpu_seconds_total") > 0
         assert not [labels for _, labels in series if "pid" in dict(labels)]
         assert "one worker only" not in service.text()
 
@@ -159,7 +157,7 @@ def test_a_killed_worker_leaves_no_gauge_and_takes_no_count(
             port = stalled.getsockname()[1]
             (victim,) = (
                 worker
-                for worker in workers_of(service)
+                for worker in service.workers()
                 if (port,) in {c.raddr[1:2] for c in worker.net_connections("tcp")}
             )
             victim.kill()
@@ -170,7 +168,7 @@ def test_a_killed_worker_leaves_no_gauge_and_takes_no_count(
         after = scrape(service)
         assert fallen(before, after) == []
         assert total(after, "db_client_connection_count", pool_name="primary") <= 2 * CAPACITY
-        assert victim.pid not in {worker.pid for worker in workers_of(service)}
+        assert victim.pid not in {worker.pid for worker in service.workers()}
 
 
 def test_restarts_leave_no_files(tmp_path: Path, sqlite_url: str) -> None:
@@ -180,7 +178,7 @@ def test_restarts_leave_no_files(tmp_path: Path, sqlite_url: str) -> None:
         files = {file.name for file in directory.iterdir()}
         before = scrape(service)
         for _ in range(3):
-            for worker in workers_of(service):
+            for worker in service.workers():
                 kill(service, worker, 2)
         after = scrape(service)
         assert {file.name for file in directory.iterdir()} == files
@@ -192,7 +190,7 @@ def test_one_worker_goes_on_where_the_one_before_left(tmp_path: Path, sqlite_url
     with serving(tmp_path, sqlite_url, 1) as service:
         ask(service, 3)
         before = scrape(service)
-        kill(service, workers_of(service)[0], 1)
+        kill(service, service.workers()[0], 1)
         after = scrape(service)
         name = "http_server_request_duration_seconds_count"
         assert total(after, name, http_route="/products") == 3
@@ -224,7 +222,7 @@ def test_the_directory_goes_with_the_server(tmp_path: Path, sqlite_url: str) -> 
 def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path, sqlite_url: str) -> None:
     with serving(tmp_path, sqlite_url, 1) as service:
         abandoned = directory_of(service)
-        (worker,) = workers_of(service)
+        (worker,) = service.workers()
         service.process.kill()
         worker.wait(timeout=30)
     # It may be gone by now: the servers of tests beside this one clean up as well.
