@@ -300,3 +300,11 @@ def test_the_kubelet_waits_for_the_whole_shutdown(
         + closing_seconds()
     )
     assert pod["terminationGracePeriodSeconds"] > shutdown
+
+
+def test_connections_are_counted_for_every_pod_of_an_update(
+    manifests: list[Manifest], config: dict[str, str]
+) -> None:
+    deployment = only(manifests, "Deployment")["spec"]
+    surge = deployment["strategy"]["rollingUpdate"]["maxSurge"]
+    assert int(config["REPLICAS"]) == deployment["replicas"] + surge
