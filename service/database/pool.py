@@ -102,7 +102,8 @@ class MeteredPoolMixin(QueuePool):
         self._is_watched = False
         self._is_failing = False
         self._is_disposed = False
-        self._successor: MeteredPoolMixin | None = None
+        # The pool that came after `dispose()`, which serves before the engine knows of it.
+        self.successor: MeteredPoolMixin | None = None
 
     @property
     def capacity(self) -> float:
@@ -158,8 +159,8 @@ class MeteredPoolMixin(QueuePool):
                 observer.waiting(-1)
         if waiter.has_place:
             return self
-        if is_woken and self._successor is not None:
-            successor = self._successor
+        if is_woken and self.successor is not None:
+            successor = self.successor
             return successor if successor.queue.try_enter() else successor.wait_in_line(start)
         raise self._timeout_error(observer)
 
@@ -199,7 +200,7 @@ class MeteredPoolMixin(QueuePool):
             pool.queue.suspended = self.queue.suspended
             pool.observer = self.observer
             if self._is_disposed:
-                self._successor = pool
+                self.successor = pool
                 self.queue.disband()
         return pool
 

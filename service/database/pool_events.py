@@ -273,6 +273,8 @@ class PoolFollower:
     def _is_ours(self, record: ConnectionPoolEntry) -> bool:
         """Whether a record is of the engine's pool, and not of one that `dispose()` replaced."""
         pool = self._engine.pool
+        if isinstance(pool, MeteredPoolMixin):
+            pool = pool.successor or pool
         # No public attribute tells which pool a record belongs to.
         return getattr(record, "_ConnectionRecord__pool", pool) is pool
 
