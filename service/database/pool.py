@@ -205,9 +205,9 @@ class MeteredPoolMixin(QueuePool):
         return pool
 
     def dispose(self) -> None:
-        """Close what lies idle now, and what is in use on its return."""
+        """Close what lies idle now, and what is in use on its return; nothing is kept any more."""
         self._is_disposed = True
-        self.queue.evict("disposed")
+        self.queue.retire("disposed")
         super().dispose()
 
     def resize(self, pool_size: int, max_overflow: int = 0) -> None:
@@ -240,7 +240,7 @@ class MeteredPoolMixin(QueuePool):
 
     @property
     def _min_open(self) -> float:
-        return min(self.policy.min_idle, self.capacity)
+        return 0 if self._is_disposed else min(self.policy.min_idle, self.capacity)
 
     def warm_up(self) -> None:
         """Open connections until `policy.min_idle` lie idle or are in use.

@@ -111,6 +111,7 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         self._maintained = 0
         self._generation = 0
         self._evict_reason = ""
+        self._is_retired = False
         # Connections that were last heard of before this instant are asked before they are used.
         self._suspect_before = -math.inf
 
@@ -272,8 +273,15 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
 
     def evict(self, reason: str) -> None:
         """Have every open connection closed: an idle one by `maintain_one`, others on return."""
-        self._evict_reason = reason
-        self._generation += 1
+        # Under the lock, so that none which was found good enough before lies down after it.
+        with self._lock:
+            self._evict_reason = reason
+            self._generation += 1
+
+    def retire(self, reason: str) -> None:
+        """As `evict`, also of connections that are opened later."""
+        self._is_retired = True
+        self.evict(reason)
 
     def resize(self, size: int, capacity: float) -> None:
         """Change the limits; who waits gets what is more; the rest is shed."""
@@ -353,8 +361,11 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
                 close(record, reason)
             elif self._answers(record, reason):
                 details: _Details = record.info[_DETAILS]
-                details.heard_at = time.monotonic()
+                details.heard_at = now = time.monotonic()
                 self._idle.appendleft(record)
+                # It may have been evicted while it was asked, when the idle ones were closed.
+                if (reason := self._obsolete(details, now) or "") and self._take(record):
+                    close(record, reason)
         finally:
             self._maintained -= 1
             self.leave()
@@ -387,14 +398,14 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         if details is None:
             return "released"
         now = details.used_at = details.heard_at = time.monotonic()
-        if details.generation != self._generation or now >= details.expires_at:
-            return self._obsolete(details, now)
+        if reason := self._obsolete(details, now):
+            return reason
         idle = len(self._idle)
         is_over = idle + len(self._out) >= self.capacity
         return "released" if is_over or 0 < self.maxsize <= idle + self._maintained else None
 
     def _obsolete(self, details: _Details, now: float) -> str | None:
-        if details.generation != self._generation:
+        if details.generation != self._generation or self._is_retired:
             return self._evict_reason
         return "max_lifetime" if now >= details.expires_at else None
 

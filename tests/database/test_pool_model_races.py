@@ -1,10 +1,11 @@
 """Two things at once: what a random sequence of steps meets too seldom."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.database.pool import MeteredQueuePool
 from tests.database.conftest import MakePool
@@ -15,6 +16,14 @@ from tests.support.polling import eventually
 def pool_of(pool: WatchedPool) -> MeteredQueuePool:
     assert isinstance(pool.engine.pool, MeteredQueuePool)
     return pool.engine.pool
+
+
+def let_tick(pool: MeteredQueuePool) -> None:
+    """What the clock does every second, and what follows from it."""
+    pool.tick()
+    for thread in threading.enumerate():
+        if thread.name == "pool-maintenance":
+            thread.join(10)
 
 
 def test_waiter_that_is_faster_than_the_dispose_is_counted(
@@ -41,3 +50,50 @@ def test_waiter_that_is_faster_than_the_dispose_is_counted(
     pool.assert_true(used=1, idle=0)
     served.pop().close()
     pool.assert_true(used=0, idle=1)
+
+
+def test_disposed_pool_opens_nothing_any_more(make_pool: MakePool) -> None:
+    """Its clock ticks for as long as one of its connections is out."""
+    pool = make_pool(pool_size=2, pool_min_idle=2)
+    out = pool.engine.raw_connection()
+    former = pool_of(pool)
+    pool.engine.dispose()
+    let_tick(former)
+    pool.assert_true(used=0, idle=0, elsewhere=1)
+    out.close()
+    pool.assert_true(used=0, idle=0)
+
+
+def test_disposed_pool_keeps_nothing_that_was_opened_late(make_pool: MakePool) -> None:
+    """Whoever asked the engine for its pool a moment before still uses that one."""
+    pool = make_pool()
+    former = pool_of(pool)
+    pool.engine.dispose()
+    former.connect().close()
+    assert former.checkedin() == 0
+    pool.assert_true(used=0, idle=0)
+    assert pool.closed("disposed") == 1
+
+
+def _during_the_ping(former: MeteredQueuePool, work: Callable[[], None]) -> None:
+    validate = former.queue.validate
+
+    def answer(record: ConnectionPoolEntry) -> bool:
+        work()
+        return validate(record)
+
+    former.queue.validate = answer
+
+
+def test_connection_that_is_asked_over_a_dispose_is_closed(make_pool: MakePool) -> None:
+    pool = make_pool(pool_keepalive=60)
+    connection = pool.engine.raw_connection()
+    details: Any = connection.info["tidegate.connection"]
+    connection.close()
+    details.heard_at -= 61
+    former = pool_of(pool)
+    _during_the_ping(former, pool.engine.dispose)
+    assert former.queue.maintain_one()
+    assert former.checkedin() == 0
+    pool.assert_true(used=0, idle=0)
+    assert pool.closed("disposed") == 1
