@@ -106,7 +106,11 @@ class PoolFollower:
         event.listen(engine, "invalidate", self._on_invalidate)
         event.listen(engine, "detach", self._on_detach)
         event.listen(engine, "close", self._on_close)
+        # With one listener of the engine, SQLAlchemy sends each statement round all of its events:
+        # 8 us for each, and this one needs none of them.
+        has_events = engine._has_events  # noqa: SLF001 - there is no public way
         event.listen(engine, "engine_disposed", self._on_engine_disposed)
+        engine._has_events = has_events  # noqa: SLF001
 
     def _attach(self, pool: Pool) -> None:
         self._is_own = isinstance(pool, MeteredPoolMixin)
