@@ -26,6 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.app import create_app
 from service.web.metrics import observe_request
+from tests.load.measuring import figure, header, row
 from tests.support.databases import SqliteDatabases
 from tests.support.polling import eventually
 from tests.support.postgres import free_port
@@ -157,8 +158,7 @@ def server(config: Path, application: str, url: str, workers: int) -> Iterator[S
 def measure(workers: int, restarts: int) -> None:
     """Print a line for each way and time."""
     print(f"{workers} workers, {ROUTES * len(STATUSES)} label sets of HTTP histograms")
-    print("| values in | restarts | scrape ms | files | MiB |")
-    print("|---|---|---|---|---|")
+    header("values in", "restarts", "scrape ms", "files", "MiB")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         where = Path(name)
         url = SqliteDatabases(where).create(where / "bench.db")
@@ -183,13 +183,8 @@ def measure(workers: int, restarts: int) -> None:
 
 def _line(name: str, one: Server, restarts: int) -> float:
     times = one.scrape()
-    median = statistics.median(times)
-    spread = f"{median:,.1f} ({min(times):,.1f} to {max(times):,.1f})"
-    print(
-        f"| {name} | {restarts:,} | {spread} | {one.files():,} | {one.mebibytes():,.0f} |",
-        flush=True,
-    )
-    return median
+    row(name, f"{restarts:,}", figure(times), f"{one.files():,}", f"{one.mebibytes():,.0f}")
+    return statistics.median(times)
 
 
 def main() -> None:
