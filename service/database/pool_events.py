@@ -208,8 +208,9 @@ class PoolFollower:
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         del connection
         pool_clock.watch(self)
-        if self._is_ours(record):
-            self.ledger.open(record)
+        with self.ledger.lock:
+            if self._is_ours(record):
+                self.ledger.open(record)
         self._settle(None)
 
     def _on_checkout(
@@ -220,11 +221,12 @@ class PoolFollower:
     ) -> None:
         del connection, proxy
         holder = Holder(self._keeps_stacks)
-        is_former = not self._is_ours(record)
-        self.ledger.take(record, holder, is_former=is_former)
-        if self._is_late and not is_former:
-            self.ledger.open(record)
-        self._publish()
+        with self.ledger.lock:
+            is_former = not self._is_ours(record)
+            self.ledger.take(record, holder, is_former=is_former)
+            if self._is_late and not is_former:
+                self.ledger.open(record)
+            self._publish()
 
     def _on_checkin(self, connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
         holder = self.ledger.give_back(record)
@@ -235,7 +237,8 @@ class PoolFollower:
             self._settle(holder)
             return
         self._observe_use(holder)
-        self._publish()
+        with self.ledger.lock:
+            self._publish()
 
     def _on_invalidate(
         self,
@@ -277,8 +280,8 @@ class PoolFollower:
     def _is_ours(self, record: ConnectionPoolEntry) -> bool:
         """Whether a record is of the engine's pool, and not of one that `dispose()` replaced."""
         pool = self._engine.pool
-        if isinstance(pool, MeteredPoolMixin):
-            pool = pool.successor or pool
+        if self._is_own:
+            pool = getattr(pool, "successor", None) or pool
         # No public attribute tells which pool a record belongs to.
         return getattr(record, "_ConnectionRecord__pool", pool) is pool
 
@@ -295,8 +298,9 @@ class PoolFollower:
             self._series.closed(close_reason)
         if holder is not None:
             self._observe_use(holder)
-        self.ledger.count()
-        self._publish()
+        with self.ledger.lock:
+            self.ledger.count()
+            self._publish()
 
     def _observe_use(self, holder: Holder) -> None:
         self._series.used(holder.age, holder.route)
@@ -304,9 +308,9 @@ class PoolFollower:
             self._watch.leak_returned(holder)
 
     def _publish(self) -> None:
-        with self.ledger.lock:
-            if self._is_latest:
-                self._series.connections.publish(self.ledger.used, self.ledger.idle)
+        """Publish the counts; within the lock, so that the last word is the latest."""
+        if self._is_latest:
+            self._series.connections.publish(*self.ledger.counts())
 
     def tick(self) -> None:
         """Look for leaks, publish ages, and compare the gauges with the pool."""
@@ -318,7 +322,8 @@ class PoolFollower:
         # While somebody waits, a connection may be neither here nor there.
         if isinstance(pool, QueuePool) and not self._is_late and not self._pending:
             self._watch.look_for_drift(pool)
-            self._publish()
+            with self.ledger.lock:
+                self._publish()
 
 
 def _checkout_failure(error: BaseException) -> str:
@@ -330,8 +335,9 @@ def _checkout_failure(error: BaseException) -> str:
 
 
 def _start_anew() -> None:
-    for follower in [*_latest.values()]:
-        follower.start_anew()
+    for reference in [*_followers.values()]:
+        if (follower := reference()) is not None:
+            follower.start_anew()
 
 
 os.register_at_fork(after_in_child=_start_anew)

@@ -18,7 +18,7 @@ route_source: ContextVar[Callable[[], str] | None] = ContextVar("route_source", 
 # Frames between the pool's caller and here. They tell nothing, and each costs 65 ns.
 _SKIPPED: Final = 6
 # Frames that are kept of a stack, innermost first; a session and an engine need about ten of them.
-_DEPTH: Final = 24
+_DEPTH: Final = 20
 _LIBRARY: Final = str(Path(sqlalchemy.__file__).parent)
 _OWN: Final = str(Path(__file__).parent / "pool")
 

@@ -25,15 +25,10 @@ class PoolLedger:
         self._used: dict[ConnectionPoolEntry, Holder] = {}
         self._former: dict[ConnectionPoolEntry, Holder] = {}
 
-    @property
-    def used(self) -> int:
-        """How many connections are out."""
-        return len(self._used)
-
-    @property
-    def idle(self) -> int:
-        """How many lie idle."""
-        return self._open_count - len(self._used)
+    def counts(self) -> tuple[int, int]:
+        """How many connections are out, and how many lie idle."""
+        used = len(self._used)
+        return used, self._open_count - used
 
     def holders(self) -> list[Holder]:
         """Who has a connection, whoever has had it for longest first."""
@@ -53,14 +48,13 @@ class PoolLedger:
             self._open.discard(record)
 
     def count(self) -> None:
-        """Count the open connections; not done where the collector might be at work."""
+        """Count the open connections."""
         with self.lock:
             self._open_count = len(self._open)
 
     def take(self, record: ConnectionPoolEntry, holder: Holder, *, is_former: bool) -> None:
-        """Enter who has a connection."""
-        with self.lock:
-            (self._former if is_former else self._used)[record] = holder
+        """Enter who has a connection; within the lock in which `is_former` was found out."""
+        (self._former if is_former else self._used)[record] = holder
 
     def give_back(self, record: ConnectionPoolEntry) -> Holder | None:
         """Strike out who has a connection, if somebody does."""
@@ -69,16 +63,17 @@ class PoolLedger:
     def replace(self, is_former: Callable[[ConnectionPoolEntry], bool]) -> None:
         """Set the connections of a replaced pool apart: they return there, and nobody asks it."""
         with self.lock:
-            for record in [*filter(is_former, self._open)]:
+            for record in [*filter(is_former, [*self._open])]:
                 self._open.discard(record)
-            for record in [*filter(is_former, self._used)]:
+            for record in [*filter(is_former, [*self._used])]:
                 self._former[record] = self._used.pop(record)
 
     def mend(self) -> None:
         """Strike out whoever has a record that nobody has."""
         with self.lock:
-            for record in [record for record in self._used if not record.in_use]:
-                del self._used[record]
+            for record in [*self._used]:
+                if not record.in_use:
+                    self._used.pop(record, None)
 
     def clear(self) -> None:
         """Forget everything, in a forked child: it is the parent's."""

@@ -75,8 +75,7 @@ def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> Pool
             "nothing follows this engine's pool; call instrument(engine, pool_name=...) first"
         )
     pool = sync_engine.pool
-    with follower.ledger.lock:
-        used, idle = follower.ledger.used, follower.ledger.idle
+    used, idle = follower.ledger.counts()
     idle_max, most = pool_limits(pool)
     return PoolSnapshot(
         pool_name=follower.pool_name,

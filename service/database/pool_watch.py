@@ -58,7 +58,7 @@ class PoolWatch:
 
     def look_for_drift(self, pool: QueuePool) -> None:
         """Count and mend a disagreement that two looks in a row have found."""
-        used, truth = self._ledger.used, pool.checkedout()
+        (used, _), truth = self._ledger.counts(), pool.checkedout()
         found = (used, truth, self._ledger.holders()) if used != truth else None
         if found is not None and found == self._suspicion:
             self._series.drifts.inc()
