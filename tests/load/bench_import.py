@@ -1,6 +1,6 @@
 """How fast `tidegate catalog import` and `export` are, and that their memory does not grow.
 
-Run `python tests/load/bench_import.py [--rows N]`: it starts its own PostgreSQL, with its usual
+Run `python -m tests.load.bench_import [--rows N]`: it starts its own PostgreSQL, with its usual
 durability, loads N / 10 and N generated products into it and into SQLite, and prints a table.
 """
 
@@ -17,11 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-# Run as a script, Python looks for modules beside it and not at the root.
-sys.path.insert(0, str(ROOT))
-
-from tests.support.postgres import PostgresServer  # noqa: E402 - needs the line above
+from tests.support.postgres import PostgresServer
+from tests.support.server import ROOT
 
 DURABLE: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 ADJECTIVES: Final = ("Stainless", "Folding", "Anodised", "Marine", "Braided", "Low-profile")
