@@ -37,9 +37,13 @@ class ServerView:
         self._query(_TERMINATE, application_name)
         eventually(lambda: not self.sessions(application_name))
 
-    def _query(self, statement: str, application_name: str) -> list[Any]:
+    def end_session(self, pid: int) -> None:
+        """Cut one session, by its process number, and wait until it is gone."""
+        assert self._query("SELECT pg_terminate_backend(%s, 10000)", pid) == [(True,)]
+
+    def _query(self, statement: str, argument: str | int) -> list[Any]:
         with self._connection.cursor() as cursor:
-            cursor.execute(statement, (application_name,))
+            cursor.execute(statement, (argument,))
             return cursor.fetchall()
 
 

@@ -1,173 +1,97 @@
-"""Whatever is done to a pool, in whatever order, its metrics agree with the truth."""
+"""Whatever is done to a pool by threads, in whatever order, it agrees with its model."""
 
-from functools import partial
-from typing import Final
+import json
+import os
+import warnings
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
-from sqlalchemy import exc
-from sqlalchemy.pool import Pool, PoolProxiedConnection
+from hypothesis.stateful import precondition, rule
 
-from service.database import DatabaseSettings, create_db_engine
-from tests.database.pools import ServerView, WatchedPool
+from service.database import create_db_engine, pool_clock
+from tests.database.pool_drivers import PatientPool, ThreadDriver
+from tests.database.pool_machine import machine_settings, try_sequences
+from tests.database.pool_steps import ConnectionSteps, PoolSteps, choices
+from tests.database.pools import ServerView
 from tests.support.databases import worker_name
 
-POOL_SIZE: Final = 2
-MAX_OVERFLOW: Final = 2
-_CLOSE_REASONS: Final = ("released", "recycled", "invalidated", "error", "detached", "disposed")
-_choice = st.integers(min_value=0, max_value=100)
 
+class ThreadMachine(ConnectionSteps, PoolSteps):
+    """A pool that threads use.
 
-class PoolMachine(RuleBasedStateMachine):
-    """A pool, what is out of it, and what the metrics must say."""
+    Args:
+        url: Its database.
+        server: The server's view.
+    """
 
     def __init__(self, url: str, server: ServerView) -> None:
-        super().__init__()
         name = f"model-{worker_name()}"
         engine = create_db_engine(
             f"{url}?application_name={name}",
-            settings=DatabaseSettings(
-                url=url, pool_size=POOL_SIZE, max_overflow=MAX_OVERFLOW, pool_timeout=0.001
-            ),
+            settings=machine_settings(url),
             pool_name=name,
+            poolclass=PatientPool,
         )
-        self.pool = WatchedPool(name, engine, server)
-        self.engine = engine
-        self.out: list[tuple[PoolProxiedConnection, Pool]] = []
-        self.detached: list[PoolProxiedConnection] = []
-        self.checkouts = 0
-        self.timeouts = 0
-        self.before = self.counters()
+        super().__init__(engine, name, server, ThreadDriver())
+        self.has_forked = False
 
-    def counters(self) -> dict[str, float]:
-        """What only ever grows; the examples before this one had the same name."""
-        pool = self.pool
-        return {
-            "created": pool.created,
-            "closed": sum(map(pool.closed, _CLOSE_REASONS)),
-            "uses": pool.uses,
-            "waits": pool.waits,
-            "timeouts": pool.timeouts,
-        }
-
-    @property
-    def ours(self) -> int:
-        """How many connections of the present pool are out."""
-        return sum(pool is self.engine.pool for _, pool in self.out)
-
-    def take(self, choice: int) -> tuple[PoolProxiedConnection, Pool]:
-        """One of the connections that are out, which is then out no more."""
-        return self.out.pop(choice % len(self.out))
-
-    def close_former(self, pool: Pool) -> None:
-        """Close what a pool holds that nobody asks again, as the garbage collector would."""
-        if pool is not self.engine.pool:
-            pool.dispose()
-
-    @rule()
-    def checkout(self) -> None:
-        if self.ours == POOL_SIZE + MAX_OVERFLOW:
-            with pytest.raises(exc.TimeoutError):
-                self.engine.raw_connection()
-            self.timeouts += 1
-            return
-        self.out.append((self.engine.raw_connection(), self.engine.pool))
-        self.checkouts += 1
-
-    @precondition(lambda self: self.out)
-    @rule(choice=_choice)
-    def checkin(self, choice: int) -> None:
-        connection, pool = self.take(choice)
-        connection.close()
-        self.close_former(pool)
-
-    @precondition(lambda self: self.out)
-    @rule(choice=_choice)
-    def invalidate(self, choice: int) -> None:
-        connection, pool = self.take(choice)
-        connection.invalidate()
-        self.close_former(pool)
-
-    @precondition(lambda self: self.out)
-    @rule(choice=_choice)
-    def invalidate_softly(self, choice: int) -> None:
-        self.out[choice % len(self.out)][0].invalidate(soft=True)
-
-    @precondition(lambda self: self.out)
-    @rule(choice=_choice)
-    def detach(self, choice: int) -> None:
-        connection, pool = self.take(choice)
-        connection.detach()
-        self.detached.append(connection)
-        self.close_former(pool)
-
-    @precondition(lambda self: self.detached)
-    @rule()
-    def close_detached(self) -> None:
-        self.detached.pop().close()
-
-    @precondition(lambda self: self.out)
-    @rule(choice=_choice)
+    @precondition(lambda self: self.proxies)
+    @rule(choice=choices)
     def forget(self, choice: int) -> None:
-        """Drop the last reference: the garbage collector's part begins."""
-        connection, pool = self.take(choice)
-        del connection
-        self.close_former(pool)
+        """Drop the last reference: the garbage collector returns the connection."""
+        connection, proxy = self.take(choice)
+        del proxy
+        self.model.give_back(connection)
+        self.serve()
 
-    @rule(close=st.booleans())
-    def dispose(self, close: bool) -> None:
-        former = self.engine.pool
-        self.engine.dispose(close=close)
-        former.dispose()
+    # Not while another thread waits: a child has the locks that it held, and not the thread.
+    @precondition(lambda self: not self.has_forked and not self.line)
+    @rule()
+    def fork(self) -> None:
+        """A child begins with nothing, and leaves its parent's connections alone."""
+        self.has_forked = True
+        reader, writer = os.pipe()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            child = os.fork()
+        if child == 0:
+            self.be_the_child(writer)
+        os.close(writer)
+        with open(reader) as answer:  # noqa: PTH123 - a file descriptor
+            told = json.loads(answer.read())
+        os.waitpid(child, 0)
+        assert (told["before"], told["during"], told["after"]) == ([0, 0], [1, 0], [0, 1])
+        assert told["pid"] not in {each.pid for each in self.model.open}
 
-    @invariant()
-    def gauges_are_true(self) -> None:
-        elsewhere = len(self.out) - self.ours + len(self.detached)
-        self.pool.assert_true(used=self.ours, idle=int(self.pool.idle), elsewhere=elsewhere)
-        assert self.pool.idle <= POOL_SIZE
-
-    def teardown(self) -> None:
+    def be_the_child(self, writer: int) -> None:
+        """Use the pool as a worker would that was forked from a process with a pool."""
         try:
-            self.assert_counters()
+            os.write(writer, json.dumps(self.use_as_child()).encode())
+        except BaseException as error:  # noqa: BLE001 - the parent is to hear of it
+            os.write(writer, json.dumps(repr(error)).encode())
         finally:
-            # The next example has the same name.
-            self.end()
-        self.pool.assert_true(used=0, idle=0)
+            os._exit(0)
 
-    def assert_counters(self) -> None:
-        counted = {name: now - self.before[name] for name, now in self.counters().items()}
-        assert counted["created"] - counted["closed"] == self.pool.idle + len(self.out)
-        assert counted["uses"] + len(self.out) == self.checkouts
-        assert counted["waits"] == self.checkouts + self.timeouts
-        assert counted["timeouts"] == self.timeouts
-        assert self.pool.pending == 0
-
-    def end(self) -> None:
-        for connection, _ in self.out:
-            connection.invalidate()
-        for connection in self.detached:
-            connection.close()
+    def use_as_child(self) -> dict[str, Any]:
+        """Check a connection out and in."""
+        self.model.is_refused = False
+        self.engine.dispose(close=False)
+        self.pool.resume()
+        told: dict[str, Any] = {"before": self.gauges()}
+        proxy = self.engine.raw_connection()
+        told |= {"during": self.gauges(), "pid": self.driver.pid(proxy.driver_connection)}
+        proxy.close()
+        told["after"] = self.gauges()
         self.engine.dispose()
+        return told
+
+    def gauges(self) -> list[float]:
+        """How many are in use, and how many lie idle."""
+        return [self.metrics.used, self.metrics.idle]
 
 
-def test_metrics_agree_with_the_truth_after_every_step(
-    kit_url: str, server_view: ServerView
+def test_pool_of_threads_agrees_with_its_model_after_every_step(
+    kit_url: str, server_view: ServerView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_state_machine_as_test(
-        partial(PoolMachine, kit_url, server_view),  # type: ignore[arg-type]
-        settings=settings(
-            max_examples=30,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
+    # The machine lets time pass.
+    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
+    try_sequences(lambda: ThreadMachine(kit_url, server_view), usual=40)
