@@ -96,7 +96,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.server = server
         self.driver = driver
         self.metrics = WatchedPool(name, engine, server)
-        self.model = ModelPool(SIZE, OVERFLOW, MIN_IDLE)
+        self.model = ModelPool(SIZE, OVERFLOW, MIN_IDLE, is_async=engine.dialect.is_async)
         self.proxies: dict[ModelConnection, PoolProxiedConnection] = {}
         self.detached: dict[ModelConnection, PoolProxiedConnection] = {}
         self.line: list[Outcome] = []

@@ -40,9 +40,10 @@ class ModelPool:
         size: How many connections are kept.
         overflow: How many more are opened.
         min_idle: How many `tick` opens.
+        is_async: Whether `tick` does nothing before the first checkout, which tells the loop.
     """
 
-    def __init__(self, size: int, overflow: int, min_idle: int) -> None:
+    def __init__(self, size: int, overflow: int, min_idle: int, *, is_async: bool) -> None:
         self.size = size
         self.capacity = size + overflow
         self.min_idle = min_idle
@@ -55,6 +56,8 @@ class ModelPool:
         self.is_refused = False
         self.counted: Counter[str] = Counter()
         self._generation = 0
+        self._is_async = is_async
+        self._is_asleep = is_async
 
     @property
     def is_free(self) -> bool:
@@ -84,6 +87,7 @@ class ModelPool:
             raise
         self.out.append(taken)
         self.counted["checkouts"] += 1
+        self._is_asleep = False
         return taken
 
     def give_back(self, connection: ModelConnection) -> None:
@@ -129,11 +133,12 @@ class ModelPool:
         self.idle.clear()
         self.former += self.out
         self.out.clear()
+        self._is_asleep = self._is_async
 
     def tick(self) -> None:
         """See to the idle connections, where one needs it."""
         is_short = len(self.idle) + len(self.out) < self._min_open
-        if not is_short and not any(map(self._due, self.idle)):
+        if self._is_asleep or not (is_short or any(map(self._due, self.idle))):
             return
         self._maintain()
         if not self.is_suspended:

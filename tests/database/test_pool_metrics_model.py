@@ -94,4 +94,4 @@ def test_pool_of_threads_agrees_with_its_model_after_every_step(
 ) -> None:
     # The machine lets time pass.
     monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
-    try_sequences(lambda: ThreadMachine(kit_url, server_view), usual=40)
+    try_sequences(lambda: ThreadMachine(kit_url, server_view), usual=80)
