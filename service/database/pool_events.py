@@ -84,7 +84,7 @@ class PoolFollower:
         self.ledger = PoolLedger()
         self._engine = engine
         self._keeps_stacks = leak_threshold < math.inf
-        self._series = PoolSeries(pool_name)
+        self._series = PoolSeries(pool_name, self.ledger.counts)
         self._watch = PoolWatch(self.ledger, self._series, leak_threshold)
         self._invalidated: weakref.WeakKeyDictionary[ConnectionPoolEntry, str] = (
             weakref.WeakKeyDictionary()
@@ -146,11 +146,11 @@ class PoolFollower:
 
     def waited(self, seconds: float) -> None:
         """Observe how long a checkout took."""
-        self._series.wait_time.observe(seconds)
+        self._series.waited(seconds)
 
     def failed(self, seconds: float, error: BaseException) -> None:
         """Observe and count a checkout that ended without a connection."""
-        self._series.wait_time.observe(seconds)
+        self._series.waited(seconds)
         if isinstance(error, exc.TimeoutError):
             self._series.timeouts.inc()
         self._series.checkout_failed(_checkout_failure(error))
@@ -226,7 +226,7 @@ class PoolFollower:
             self.ledger.take(record, holder, is_former=is_former)
             if self._is_late and not is_former:
                 self.ledger.open(record)
-            self._publish()
+        self._publish()
 
     def _on_checkin(self, connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
         holder = self.ledger.give_back(record)
@@ -237,8 +237,7 @@ class PoolFollower:
             self._settle(holder)
             return
         self._observe_use(holder)
-        with self.ledger.lock:
-            self._publish()
+        self._publish()
 
     def _on_invalidate(
         self,
@@ -298,23 +297,22 @@ class PoolFollower:
             self._series.closed(close_reason)
         if holder is not None:
             self._observe_use(holder)
-        with self.ledger.lock:
-            self.ledger.count()
-            self._publish()
+        self.ledger.count()
+        self._publish()
 
     def _observe_use(self, holder: Holder) -> None:
-        self._series.used(holder.age, holder.route)
+        self._series.used((holder.age, holder.route))
         if holder.is_leaked:
             self._watch.leak_returned(holder)
 
     def _publish(self) -> None:
-        """Publish the counts; within the lock, so that the last word is the latest."""
         if self._is_latest:
-            self._series.connections.publish(*self.ledger.counts())
+            self._series.connections.publish()
 
     def tick(self) -> None:
         """Look for leaks, publish ages, and compare the gauges with the pool."""
         pool = self._engine.pool
+        self._series.flush()
         self._watch.look_for_leaks()
         if not self._is_latest:
             return
@@ -322,8 +320,7 @@ class PoolFollower:
         # While somebody waits, a connection may be neither here nor there.
         if isinstance(pool, QueuePool) and not self._is_late and not self._pending:
             self._watch.look_for_drift(pool)
-            with self.ledger.lock:
-                self._publish()
+            self._publish()
 
 
 def _checkout_failure(error: BaseException) -> str:

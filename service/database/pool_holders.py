@@ -17,10 +17,12 @@ route_source: ContextVar[Callable[[], str] | None] = ContextVar("route_source", 
 
 # Frames between the pool's caller and here. They tell nothing, and each costs 65 ns.
 _SKIPPED: Final = 6
-# Frames that are kept of a stack, innermost first; a session and an engine need about ten of them.
-_DEPTH: Final = 20
+# Frames that are kept of the code that takes a connection: to look at more costs every checkout.
+_DEPTH: Final = 8
 _LIBRARY: Final = str(Path(sqlalchemy.__file__).parent)
 _OWN: Final = str(Path(__file__).parent / "pool")
+# Whether the code of a file takes connections, or is of what hands them out.
+_takes: Final[dict[str, bool]] = {}
 
 
 class Holder:
@@ -49,7 +51,6 @@ class Holder:
         return [
             f"{code.co_filename}:{_line(code, position)} in {code.co_qualname}"
             for code, position in self.stack
-            if not code.co_filename.startswith((_LIBRARY, _OWN))
         ]
 
     def __str__(self) -> str:
@@ -72,11 +73,15 @@ def _capture() -> tuple[tuple[CodeType, int], ...]:
 
 
 def _walk(frame: FrameType | None, stack: list[tuple[CodeType, int]]) -> None:
-    append = stack.append
-    for _ in range(_DEPTH):
-        if frame is None:
-            return
-        append((frame.f_code, frame.f_lasti))
+    while frame is not None and len(stack) < _DEPTH:
+        code = frame.f_code
+        try:
+            is_taker = _takes[code.co_filename]
+        except KeyError:
+            is_taker = not code.co_filename.startswith((_LIBRARY, _OWN))
+            _takes[code.co_filename] = is_taker
+        if is_taker:
+            stack.append((code, frame.f_lasti))
         frame = frame.f_back
 
 

@@ -27,8 +27,9 @@ class PoolLedger:
 
     def counts(self) -> tuple[int, int]:
         """How many connections are out, and how many lie idle."""
-        used = len(self._used)
-        return used, self._open_count - used
+        with self.lock:
+            used = len(self._used)
+            return used, self._open_count - used
 
     def holders(self) -> list[Holder]:
         """Who has a connection, whoever has had it for longest first."""

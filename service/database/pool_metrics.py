@@ -1,16 +1,39 @@
 """The Prometheus metrics of a pool; docs/pool-metrics.md explains each."""
 
+import atexit
 import os
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Metric
+
+from service.database.batches import Batch, observe_all
 
 # From a checkout that finds an idle connection to one that waits for the stock timeout.
 _BUCKETS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
+
+
+class _Batched:
+    """A metric that takes in what was noted for it, before it is read."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The samples."""
+        flush_observations()
+        return super().collect()  # type: ignore[misc,no-any-return] # of the metric beside it
+
+
+class _BatchedHistogram(_Batched, Histogram):
+    pass
+
+
+class _BatchedCounter(_Batched, Counter):
+    pass
+
 
 # Of several workers, gauges are added up over those that live; ages are those of the oldest.
 CONNECTIONS = Gauge(
@@ -88,13 +111,13 @@ VALIDATIONS = Counter(
     "Idle connections that were asked whether they are alive, by outcome.",
     ["pool_name", "outcome"],
 )
-WAIT_TIME = Histogram(
+WAIT_TIME = _BatchedHistogram(
     "db_client_connection_wait_time_seconds",
     "How long a checkout took, whether it got a connection or not.",
     ["pool_name"],
     buckets=_BUCKETS,
 )
-USE_TIME = Histogram(
+USE_TIME = _BatchedHistogram(
     "db_client_connection_use_time_seconds",
     "How long a connection was checked out.",
     ["pool_name"],
@@ -106,7 +129,7 @@ CREATE_TIME = Histogram(
     ["pool_name"],
     buckets=_BUCKETS,
 )
-ROUTE_USE = Counter(
+ROUTE_USE = _BatchedCounter(
     "db_client_connection_route_use_seconds",
     "How long connections were checked out for each route; empty outside of any.",
     ["pool_name", "http_route"],
@@ -123,39 +146,91 @@ _IS_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 _WRITE_SECONDS: Final = 0.1
 
 
-class ConnectionGauges:
-    """The gauges that every checkout changes.
-
-    Within one process they cost nothing until somebody reads them. In files they are written at
-    most ten times a second, and at the latest by the next `flush()`.
+class _Observations:
+    """What every checkout adds to histograms, by pool.
 
     Args:
         pool_name: The pool's label.
     """
 
     def __init__(self, pool_name: str) -> None:
-        self._used = self._idle = 0
-        self._next_write = 0.0
-        self._gauges = [CONNECTIONS.labels(pool_name, state) for state in ("used", "idle")]
-        if _IS_SHARED:
-            self.flush()
-        else:
-            self._gauges[0].set_function(lambda: self._used)
-            self._gauges[1].set_function(lambda: self._idle)
-
-    def publish(self, used: int, idle: int) -> None:
-        """Take the present counts."""
-        self._used = used
-        self._idle = idle
-        if _IS_SHARED and time.monotonic() >= self._next_write:
-            self.flush()
+        self.waits: Batch[float] = Batch()
+        self.uses: Batch[tuple[float, str]] = Batch()
+        self._pool_name = pool_name
+        self._wait_time = WAIT_TIME.labels(pool_name)
+        self._use_time = USE_TIME.labels(pool_name)
+        ROUTE_USE.labels(pool_name, "")
 
     def flush(self) -> None:
+        observe_all(self._wait_time, self.waits.take())
+        uses = self.uses.take()
+        observe_all(self._use_time, (seconds for seconds, _ in uses))
+        routes: defaultdict[str, float] = defaultdict(float)
+        for seconds, route in uses:
+            routes[route] += seconds
+        for route, total in routes.items():
+            ROUTE_USE.labels(self._pool_name, route).inc(total)
+
+
+_observations: Final[dict[str, _Observations]] = {}
+
+
+def flush_observations() -> None:
+    """Put what checkouts have added into the metrics.
+
+    It happens before they are read, every second, and at the end of the process: in the files of
+    several workers, what the last second added is lost with a worker that is killed.
+    """
+    for observations in [*_observations.values()]:
+        observations.flush()
+
+
+atexit.register(flush_observations)
+
+
+def _start_anew() -> None:
+    """Forget, in a forked child, what the parent has yet to tell."""
+    for observations in _observations.values():
+        observations.waits.take()
+        observations.uses.take()
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
+class ConnectionGauges:
+    """The gauges that every checkout changes.
+
+    Within one process they cost nothing until somebody reads them. In files they are written at
+    most ten times a second, and at the latest by the next `write()`.
+
+    Args:
+        pool_name: The pool's label.
+        counts: Tells how many connections are used and idle.
+    """
+
+    def __init__(self, pool_name: str, counts: Callable[[], tuple[int, int]]) -> None:
+        self._counts = counts
+        self._next_write = 0.0
+        self._used, self._idle = (
+            CONNECTIONS.labels(pool_name, state) for state in ("used", "idle")
+        )
+        if not _IS_SHARED:
+            self._used.set_function(lambda: counts()[0])
+            self._idle.set_function(lambda: counts()[1])
+
+    def publish(self) -> None:
+        """Tell that the counts may have changed."""
+        if _IS_SHARED and time.monotonic() >= self._next_write:
+            self.write()
+
+    def write(self) -> None:
         """Write them, where they are written."""
         if _IS_SHARED:
             self._next_write = time.monotonic() + _WRITE_SECONDS
-            self._gauges[0].set(self._used)
-            self._gauges[1].set(self._idle)
+            used, idle = self._counts()
+            self._used.set(used)
+            self._idle.set(idle)
 
 
 class PoolSeries:
@@ -163,11 +238,12 @@ class PoolSeries:
 
     Args:
         pool_name: The pool's label.
+        counts: Tells how many connections are used and idle.
     """
 
-    def __init__(self, pool_name: str) -> None:
+    def __init__(self, pool_name: str, counts: Callable[[], tuple[int, int]]) -> None:
         self.pool_name = pool_name
-        self.connections = ConnectionGauges(pool_name)
+        self.connections = ConnectionGauges(pool_name, counts)
         self.pending = PENDING_REQUESTS.labels(pool_name)
         self.oldest_use = OLDEST_USE.labels(pool_name)
         self.oldest_wait = OLDEST_WAIT.labels(pool_name)
@@ -176,19 +252,13 @@ class PoolSeries:
         self.leaks_returned = LEAKS_RETURNED.labels(pool_name)
         self.timeouts = TIMEOUTS.labels(pool_name)
         self.drifts = DRIFTS.labels(pool_name)
-        self.wait_time = WAIT_TIME.labels(pool_name)
-        self.use_time = USE_TIME.labels(pool_name)
         self.create_time = CREATE_TIME.labels(pool_name)
-        self._route_use = {"": ROUTE_USE.labels(pool_name, "")}
-
-    def used(self, seconds: float, route: str) -> None:
-        """Observe how long a connection was out, and for which route."""
-        self.use_time.observe(seconds)
-        route_use = self._route_use.get(route)
-        if route_use is None:
-            # Looking it up costs more than the increment.
-            route_use = self._route_use[route] = ROUTE_USE.labels(self.pool_name, route)
-        route_use.inc(seconds)
+        observations = _observations.setdefault(pool_name, _Observations(pool_name))
+        self.flush = observations.flush
+        # Take how long a checkout took, in seconds.
+        self.waited = observations.waits.add
+        # Take how long a connection was out, in seconds, and for which route.
+        self.used = observations.uses.add
 
     def checkout_failed(self, reason: str) -> None:
         """Count a checkout that ended without a connection."""

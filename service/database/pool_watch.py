@@ -31,7 +31,7 @@ class PoolWatch:
     def publish_ages(self, pool: Pool) -> None:
         """Tell how long the first has been out, and how long the first in the line has waited."""
         holders = self._ledger.holders()
-        self._series.connections.flush()
+        self._series.connections.write()
         self._series.oldest_use.set(holders[0].age if holders else 0)
         self._series.oldest_wait.set(oldest_wait(pool))
         self._series.leaked.set(sum(holder.is_leaked for holder in holders))

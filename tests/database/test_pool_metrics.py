@@ -24,7 +24,7 @@ from service.database import (
     instrument,
     process,
 )
-from service.database.pool_metrics import ROUTE_USE, USE_TIME
+from service.database.pool_metrics import ROUTE_USE, USE_TIME, flush_observations
 from tests.database.conftest import MakeEngine, MakePool
 from tests.database.pools import PoolMetrics, ServerView, WatchedPool, ask_for_password
 from tests.support.polling import eventually
@@ -671,6 +671,7 @@ def test_collection_within_a_lock_of_prometheus_does_not_hang(
         )
         value._lock = CollectingLock()  # noqa: SLF001 - as above
         connection.close()
+        flush_observations()
         assert not value._lock.armed  # noqa: SLF001 - as above
     finally:
         gc.enable()
