@@ -12,6 +12,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
+from service.database.deadline_guard import guard
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
 from service.database.pool_queue import PoolPolicy
@@ -19,6 +20,9 @@ from service.database.settings import DatabaseSettings
 from service.database.urls import is_memory, parse_url
 
 APPLICATION_NAME: Final = "tidegate"
+# How often PostgreSQL (14 or newer) looks whether the client of a running query is still there: a
+# query that was cut off goes on for no longer.
+_CONNECTION_CHECK_MILLISECONDS: Final = 1000
 # How long an SQLite writer waits for another; its own default is to fail at once.
 _SQLITE_BUSY_SECONDS: Final = 5.0
 
@@ -48,7 +52,7 @@ def create_db_engine(
     settings = settings or DatabaseSettings.load()
     target = settings.sync_url if url is None else parse_url(_text(url), "url")
     engine = create_engine(target, **_options(target, settings, options))
-    return _prepare(engine, pool_name)
+    return _prepare(engine, pool_name, settings)
 
 
 def create_async_db_engine(
@@ -62,7 +66,7 @@ def create_async_db_engine(
     settings = settings or DatabaseSettings.load()
     target = settings.asyncio_url if url is None else parse_url(_text(url), "url", asyncio=True)
     engine = create_async_engine(target, **_options(target, settings, options))
-    _prepare(engine.sync_engine, pool_name)
+    _prepare(engine.sync_engine, pool_name, settings)
     return engine
 
 
@@ -196,7 +200,11 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 # The default is the server's encoding, which an old database may have as ASCII.
                 "client_encoding": "utf8",
             }
-            options = f"-c statement_timeout={milliseconds} {url.query.get('options', '')}"
+            options = (
+                f"-c statement_timeout={milliseconds} "
+                f"-c client_connection_check_interval={_CONNECTION_CHECK_MILLISECONDS} "
+                f"{url.query.get('options', '')}"
+            )
             # What the URL says is meant: hosted servers tell their tenants apart by `options`.
             return {
                 **{name: value for name, value in ours.items() if name not in url.query},
@@ -208,6 +216,7 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 "server_settings": {
                     "application_name": APPLICATION_NAME,
                     "statement_timeout": str(milliseconds),
+                    "client_connection_check_interval": str(_CONNECTION_CHECK_MILLISECONDS),
                 },
             }
         case _:
@@ -238,13 +247,14 @@ def _leave_autocommit(connection: Any, record: ConnectionPoolEntry) -> None:
         connection.autocommit = False
 
 
-def _prepare(engine: Engine, pool_name: str) -> Engine:
+def _prepare(engine: Engine, pool_name: str, settings: DatabaseSettings) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_sqlite_pragmas)
         event.listen(engine, "begin", _begin_sqlite_transaction)
     elif engine.dialect.driver == "psycopg2":
         event.listen(engine, "checkin", _leave_autocommit)
     instrument(engine, pool_name=pool_name)
+    guard(engine, settings.query_deadline)
     return engine
 
 

@@ -120,10 +120,30 @@ class ConnectionLost(DatabaseFailure):
     reason = "connection_lost"
 
 
+class DeadlineExceeded(DatabaseFailure):
+    """What was asked did not end by its deadline."""
+
+    reason = "deadline_exceeded"
+
+
+class Cancelled(DatabaseFailure):
+    """Whoever asked does not want the answer any more."""
+
+    reason = "cancelled"
+
+
 class SchemaMismatch(DatabaseFailure):
     """A table or a column that a query names does not exist."""
 
     reason = "schema_mismatch"
+
+
+class OutOfTime:
+    """Marks an error by which a limit ended something, whatever class it has to be of beside."""
+
+    failure: type[DatabaseFailure] = DeadlineExceeded
+    # Whether the connection went with it.
+    is_cut = False
 
 
 # PostgreSQL: "Appendix A. PostgreSQL Error Codes". The longest prefix wins.
@@ -182,6 +202,8 @@ def classify(error: BaseException, metadata: MetaData | None = None) -> Database
     Returns:
         The failure, or None for an error that is not of the database.
     """
+    if limited := next((one for one in _causes(error) if isinstance(one, OutOfTime)), None):
+        return limited.failure()
     if isinstance(error, sa_exc.TimeoutError):
         return PoolTimeout()
     if isinstance(error, orm_exc.StaleDataError):

@@ -27,6 +27,8 @@ from sqlalchemy.pool import (
 from sqlalchemy.util import greenlet_spawn
 
 from service.database import pool_clock
+from service.database.deadline import TimeLimit, current_limit, outside_limits, watchdog
+from service.database.failures import OutOfTime
 from service.database.pool_queue import FairQueue, PoolPolicy
 from service.database.pool_waiters import TaskWaiter, ThreadWaiter
 
@@ -44,6 +46,19 @@ class PoolTimeoutError(exc.TimeoutError):
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(text, code="3o7r")
         self.reason = reason
+
+
+class PoolLimitError(OutOfTime, PoolTimeoutError):
+    """A limit ended the wait for a connection.
+
+    Args:
+        text: What happened.
+        limit: By which.
+    """
+
+    def __init__(self, text: str, limit: TimeLimit) -> None:
+        self.failure = limit.failure
+        super().__init__(text, self.failure.reason)
 
 
 class PoolObserver(Protocol):
@@ -148,7 +163,7 @@ class MeteredPoolMixin(QueuePool):
         try:
             self.queue.line_up(waiter)
             patience = max(0.0, self.timeout() - (time.perf_counter() - start))
-            is_woken = waiter.wait(patience) or self.queue.abandon(waiter)
+            is_woken = self._wait(waiter, patience) or self.queue.abandon(waiter)
         except BaseException:
             self.queue.abandon(waiter)
             if waiter.has_place:
@@ -162,7 +177,22 @@ class MeteredPoolMixin(QueuePool):
         if is_woken and self.successor is not None:
             successor = self.successor
             return successor if successor.queue.try_enter() else successor.wait_in_line(start)
-        raise self._timeout_error(observer)
+        raise self._timeout_error(observer, time.perf_counter() - start)
+
+    def _wait(self, waiter: ThreadWaiter | TaskWaiter, patience: float) -> bool:
+        limit = current_limit()
+        if limit is None:
+            return waiter.wait(patience)
+        # The wait itself ends in time; the watchdog ends it when the limit is cancelled.
+        key = watchdog.enter(math.inf, limit, self._send_away, waiter)
+        try:
+            return waiter.wait(min(patience, limit.remaining))
+        finally:
+            watchdog.leave(key)
+
+    def _send_away(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        if not self.queue.abandon(waiter):
+            waiter.grant()
 
     def use_place(self) -> PoolProxiedConnection:
         """Check a connection out with the place that the caller has."""
@@ -176,17 +206,20 @@ class MeteredPoolMixin(QueuePool):
             self._watch()
         return connection
 
-    def _timeout_error(self, observer: PoolObserver | None) -> PoolTimeoutError:
+    def _timeout_error(self, observer: PoolObserver | None, waited: float) -> PoolTimeoutError:
         queue = self.queue
         total, waiting = queue.qsize() + queue.checked_out, queue.waiting + 1
         oldest = observer.oldest_use() if observer is not None else ""
         state = "the pool is suspended" if queue.suspended else "the pool is full"
-        return PoolTimeoutError(
-            f"{state}, and no connection came free within {self.timeout():g} s:"
+        told = (
+            f"{state}, and no connection came free within {waited:.3g} s:"
             f" total {total} of {self.capacity:g}, used {queue.checked_out},"
-            f" idle {queue.qsize()}, waiting {waiting}{oldest and '; '}{oldest}",
-            "suspended" if queue.suspended else "pool_timeout",
+            f" idle {queue.qsize()}, waiting {waiting}{oldest and '; '}{oldest}"
         )
+        limit = current_limit()
+        if limit is not None and limit.remaining <= 0:
+            return PoolLimitError(told, limit)
+        return PoolTimeoutError(told, "suspended" if queue.suspended else "pool_timeout")
 
     def recreate(self) -> QueuePool:
         """Make an equal, empty pool.
@@ -283,10 +316,11 @@ class MeteredPoolMixin(QueuePool):
         if not self._maintaining.acquire(blocking=False):
             return
         try:
-            while self.queue.maintain_one():
-                pass
-            if not self.queue.suspended:
-                self.warm_up()
+            with outside_limits():
+                while self.queue.maintain_one():
+                    pass
+                if not self.queue.suspended:
+                    self.warm_up()
             self._is_failing = False
         except Exception as error:  # noqa: BLE001 - whatever the driver raises
             # Once for each outage: it is tried again every second.
@@ -306,8 +340,11 @@ class MeteredPoolMixin(QueuePool):
             return True
         try:
             alive = dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error:
+        except dialect.loaded_dbapi.Error as error:
             alive = False
+            if isinstance(error, OutOfTime):
+                # The others would keep the caller waiting just as long.
+                raise
         if self.observer is not None:
             self.observer.validated(alive=alive)
         return alive

@@ -124,7 +124,8 @@ class DatabaseSettings(LayeredSettings):
     leak_threshold: SecondsOrOff = 60.0
     connection_budget: Annotated[int, Field(ge=1)] | None = None
     connect_timeout: Seconds = 5.0
-    statement_timeout: Seconds = 30.0
+    statement_timeout: Seconds = 10.0
+    query_deadline: Seconds = 15.0
 
     @model_validator(mode="after")
     def _idle_connections_fit_the_pool(self) -> Self:
@@ -132,6 +133,16 @@ class DatabaseSettings(LayeredSettings):
             raise ValueError(
                 f"DATABASE_POOL_MIN_IDLE: the pool keeps {self.pool_size} idle connections;"
                 " lower it, or raise DATABASE_POOL_SIZE"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _server_gives_up_first(self) -> Self:
+        if self.statement_timeout >= self.query_deadline:
+            raise ValueError(
+                f"DATABASE_STATEMENT_TIMEOUT: lower it below DATABASE_QUERY_DEADLINE"
+                f" ({self.query_deadline:g} s), or raise that: the server's own error costs no"
+                " connection"
             )
         return self
 

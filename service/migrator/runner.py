@@ -20,16 +20,20 @@ _POLL_SECONDS: Final = 0.5
 # DDL that waits for a lock makes every later reader of the table wait behind it.
 _LOCK_TIMEOUT: Final = "5s"
 
+# Building an index on a large table may take hours.
+_LONGEST_STATEMENT: Final = 86_400.0
+
 Report = Callable[[str], None]
 
 
 @contextmanager
 def migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
-    """An engine for schema changes: by `MIGRATE_DATABASE_URL`, without a statement timeout.
+    """An engine for schema changes: by `MIGRATE_DATABASE_URL`, with all the time they take.
 
     Timeouts are connection options, because a `SET` would open a transaction before Alembic does.
     """
     url = settings.migration_url
+    settings = settings.model_copy(update={"query_deadline": _LONGEST_STATEMENT})
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
         options["connect_args"] = {

@@ -38,6 +38,8 @@ _PROBLEMS: Final[Mapping[type[db.DatabaseFailure], tuple[int, str]]] = {
     db.DeadlockDetected: (503, _BUSY),
     db.LockNotAvailable: (503, _BUSY),
     db.StatementTimeout: (503, _BUSY),
+    db.DeadlineExceeded: (503, _BUSY),
+    db.Cancelled: (503, _BUSY),
     db.PoolTimeout: (503, _BUSY),
     db.TooManyConnections: (503, _BUSY),
     db.AuthenticationFailed: (503, _BUSY),
