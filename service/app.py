@@ -11,27 +11,40 @@ from pydantic.json_schema import models_json_schema
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from service.database import check_database_health, create_db_engine, init_db, process
+from service.database import (
+    check_database_health,
+    create_db_engine,
+    init_db,
+    process,
+    write_session,
+)
 from service.database.budget import server_complaint, server_limit
 from service.database.failures import failure_reason
 from service.database.health import OverdueError, ask
+from service.database.idempotency import forget_old_keys
 from service.database.pool import MeteredQueuePool
 from service.database.urls import is_memory
+from service.errors import OverloadedError
 from service.migrator.revisions import Revisions, SchemaState
 from service.product_catalog.routes import router as products
 from service.settings import Settings, load_settings
 from service.web import metrics, probes
 from service.web.admission import Admission
+from service.web.client_watch import ClientWatch, nobody
 from service.web.logging import configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
 from service.web.process_metrics import ProcessMetrics
 from service.web.shared_metrics import is_shared
+from service.web.streaming import StreamSessions
+from service.web.unit_of_work import UnitOfWork
 
 log = structlog.stdlib.get_logger(__name__)
 
 # The largest product is some 10 KiB of JSON.
 MAX_BODY_BYTES: Final = 64 * 1024
+# How often idempotency keys that are past their time are deleted.
+_KEYS_SECONDS: Final = 600
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -53,10 +66,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.settings = settings
-    app.state.admission = Admission(
-        limit=settings.admitted_requests,
-        queue=settings.admission_queue,
-        wait=settings.admission_wait,
+    app.state.unit_of_work = UnitOfWork(
+        Admission(
+            "requests",
+            limit=settings.admitted_requests,
+            queue=settings.admission_queue,
+            wait=settings.admission_wait,
+        ),
+        threads=settings.admitted_requests,
+        seconds=settings.database.query_deadline,
     )
     app.add_middleware(RequestMiddleware, max_body_bytes=MAX_BODY_BYTES)
     install_problem_handlers(app)
@@ -85,10 +103,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     health_engine = _health_engine(settings)
     app.state.health = _health_monitor(settings, health_engine)
     await asyncio.to_thread(_warm_up, process.engine)
-    comparison = asyncio.create_task(_compare_with_server(settings, health_engine))
+    app.state.stream_sessions = StreamSessions(
+        settings.database, limit=settings.stream_limit, stall=settings.stream_stall
+    )
+    tasks = [
+        asyncio.create_task(_compare_with_server(settings, health_engine)),
+        asyncio.create_task(_forget_old_keys(app.state.unit_of_work)),
+    ]
     async with app.state.health.running(), ProcessMetrics().running():
         yield
-    comparison.cancel()
+    for task in tasks:
+        task.cancel()
+    await app.state.stream_sessions.close()
+    app.state.unit_of_work.close()
     health_engine.dispose()
     process.dispose()
 
@@ -102,6 +129,21 @@ def _warm_up(engine: Engine) -> None:
     except Exception as error:  # noqa: BLE001 - whatever the driver raises
         # Readiness tells of a database that is away; the pool tries again every second.
         log.warning("the pool is not warmed up", reason=failure_reason(error))
+
+
+async def _forget_old_keys(unit: UnitOfWork) -> None:
+    """Delete the idempotency keys that are past their time, now and then."""
+    while True:
+        await asyncio.sleep(_KEYS_SECONDS)
+        try:
+            await unit.run(ClientWatch(nobody), _delete_old_keys, route="")
+        except (OverloadedError, SQLAlchemyError) as error:
+            log.info("old idempotency keys stay for now", reason=failure_reason(error))
+
+
+def _delete_old_keys() -> None:
+    with write_session() as session:
+        forget_old_keys(session)
 
 
 async def _compare_with_server(settings: Settings, engine: Engine) -> None:

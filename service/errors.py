@@ -27,3 +27,10 @@ class OverloadedError(DomainError):
     def __init__(self, retry_after: int) -> None:
         super().__init__("The service is busy; try again later.")
         self.retry_after = retry_after
+
+
+class PreconditionFailedError(DomainError):
+    """What a request was meant for has changed."""
+
+    def __init__(self) -> None:
+        super().__init__("It has changed since you last saw it; get it and try again.")

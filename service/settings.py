@@ -39,6 +39,10 @@ class Settings(LayeredSettings):
     admission_limit: Annotated[int, Field(ge=1)] | None = None
     admission_queue: Annotated[int, Field(ge=0)] = 100
     admission_wait: Seconds = 2.0
+    # Answers that are streamed at once by each worker, each with a connection of its own.
+    stream_limit: Annotated[int, Field(ge=1, le=1000)] = 2
+    # How long the reader of one may take nothing before it is cut off.
+    stream_stall: Seconds = 10.0
     health_interval: Seconds = 5.0
     health_timeout: Seconds = 2.0
     graceful_timeout: Seconds = 20.0
@@ -71,7 +75,10 @@ class Settings(LayeredSettings):
     def connection_demand(self) -> ConnectionDemand:
         """The most database connections that the whole deployment opens at once."""
         return connection_demand(
-            self.database, workers=self.web_concurrency, replicas=self.replicas
+            self.database,
+            workers=self.web_concurrency,
+            replicas=self.replicas,
+            streams=self.stream_limit,
         )
 
     @property

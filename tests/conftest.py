@@ -75,7 +75,7 @@ def postgres_url(_postgres_url: str) -> Iterator[str]:
     yield _postgres_url
     engine = create_db_engine(_postgres_url, pool_name="cleaning")
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE products RESTART IDENTITY"))
+        connection.execute(text("TRUNCATE products, idempotency_keys RESTART IDENTITY"))
     engine.dispose()
 
 

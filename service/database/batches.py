@@ -1,17 +1,26 @@
-"""Observations that are noted now and reckoned up later, many at once.
+"""What changes too often for prometheus_client, which is told of it less often.
 
+Observations are noted, and reckoned up many at once; gauges are read from their sources.
 prometheus_client looks for the bucket one by one and takes a lock for each of two values; in the
 files of several workers it writes both. To note a number costs a twentieth of that.
 """
 
+import os
+import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
-from prometheus_client import Histogram
+from prometheus_client import Gauge, Histogram
 
 NoteT = TypeVar("NoteT")
+
+
+# As prometheus_client decides it: several workers then share the values in files.
+_IS_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+# How often gauges that change all the time are written to the file: it costs more than the rest.
+_WRITE_SECONDS: Final = 0.1
 
 
 class Batch(Generic[NoteT]):
@@ -51,3 +60,32 @@ def observe_all(histogram: Histogram, values: Iterable[float]) -> None:
         own._sum.inc(total)  # noqa: SLF001
     for index, count in buckets.items():
         own._buckets[index].inc(count)  # noqa: SLF001
+
+
+class SampledGauges:
+    """Gauges that are read from their sources.
+
+    Within one process that happens when somebody reads them. In files they are written at most ten
+    times a second, and at the latest by the next `write()`.
+
+    Args:
+        sources: What tells the value of each.
+    """
+
+    def __init__(self, sources: Mapping[Gauge, Callable[[], float]]) -> None:
+        self._sources = {} if not _IS_SHARED else dict(sources)
+        self._next_write = 0.0
+        if not _IS_SHARED:
+            for gauge, source in sources.items():
+                gauge.set_function(source)
+
+    def changed(self) -> None:
+        """Tell that a value may have changed."""
+        if self._sources and time.monotonic() >= self._next_write:
+            self.write()
+
+    def write(self) -> None:
+        """Write the values, where they are written."""
+        self._next_write = time.monotonic() + _WRITE_SECONDS
+        for gauge, source in self._sources.items():
+            gauge.set(source())

@@ -42,24 +42,27 @@ class ConnectionDemand:
         replicas: How many containers or pods run at once, those of a rolling update included.
         workers: Processes in each.
         capacity: The most connections of a worker's pool; one more is its health checks'.
+        streams: Connections of a worker for answers that are streamed.
         migrations: Connections of a migration that runs beside them.
     """
 
     replicas: int
     workers: int
     capacity: int
+    streams: int = 0
     migrations: int = MIGRATION_CONNECTIONS
 
     @property
     def total(self) -> int:
         """How many that is."""
-        each = self.capacity + HEALTH_CONNECTIONS
+        each = self.capacity + HEALTH_CONNECTIONS + self.streams
         return self.replicas * self.workers * each + self.migrations
 
     def __str__(self) -> str:
         return (
             f"{self.replicas} replicas x {self.workers} workers"
-            f" x ({self.capacity} of the pool + {HEALTH_CONNECTIONS} for health)"
+            f" x ({self.capacity} of the pool + {HEALTH_CONNECTIONS} for health"
+            f" + {self.streams} for streams)"
             f" + {self.migrations} for migrations = {self.total} connections"
         )
 
@@ -78,7 +81,7 @@ class ServerLimit:
 
 
 def connection_demand(
-    settings: DatabaseSettings, *, workers: int, replicas: int = 1
+    settings: DatabaseSettings, *, workers: int, replicas: int = 1, streams: int = 0
 ) -> ConnectionDemand:
     """What a deployment may open.
 
@@ -86,8 +89,11 @@ def connection_demand(
         settings: The pool's sizes.
         workers: Processes in each container.
         replicas: Containers at once.
+        streams: Connections of each process for answers that are streamed.
     """
-    return ConnectionDemand(replicas=replicas, workers=workers, capacity=settings.pool_capacity)
+    return ConnectionDemand(
+        replicas=replicas, workers=workers, capacity=settings.pool_capacity, streams=streams
+    )
 
 
 def budget_complaint(demand: ConnectionDemand, budget: int | None) -> str | None:

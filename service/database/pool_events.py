@@ -307,7 +307,7 @@ class PoolFollower:
 
     def _publish(self) -> None:
         if self._is_latest:
-            self._series.connections.publish()
+            self._series.connections.changed()
 
     def tick(self) -> None:
         """Look for leaks, publish ages, and compare the gauges with the pool."""

@@ -2,14 +2,13 @@
 
 import atexit
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Metric
 
-from service.database.batches import Batch, observe_all
+from service.database.batches import Batch, SampledGauges, observe_all
 
 # From a checkout that finds an idle connection to one that waits for the stock timeout.
 _BUCKETS: Final = (
@@ -140,11 +139,6 @@ DRIFTS = Counter(
     ["pool_name"],
 )
 
-# As prometheus_client decides it: several workers then share the values in files.
-_IS_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-# How often a busy pool writes its gauges to the file: it costs more than the rest together.
-_WRITE_SECONDS: Final = 0.1
-
 
 class _Observations:
     """What every checkout adds to histograms, by pool.
@@ -198,41 +192,6 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
-class ConnectionGauges:
-    """The gauges that every checkout changes.
-
-    Within one process they cost nothing until somebody reads them. In files they are written at
-    most ten times a second, and at the latest by the next `write()`.
-
-    Args:
-        pool_name: The pool's label.
-        counts: Tells how many connections are used and idle.
-    """
-
-    def __init__(self, pool_name: str, counts: Callable[[], tuple[int, int]]) -> None:
-        self._counts = counts
-        self._next_write = 0.0
-        self._used, self._idle = (
-            CONNECTIONS.labels(pool_name, state) for state in ("used", "idle")
-        )
-        if not _IS_SHARED:
-            self._used.set_function(lambda: counts()[0])
-            self._idle.set_function(lambda: counts()[1])
-
-    def publish(self) -> None:
-        """Tell that the counts may have changed."""
-        if _IS_SHARED and time.monotonic() >= self._next_write:
-            self.write()
-
-    def write(self) -> None:
-        """Write them, where they are written."""
-        if _IS_SHARED:
-            self._next_write = time.monotonic() + _WRITE_SECONDS
-            used, idle = self._counts()
-            self._used.set(used)
-            self._idle.set(idle)
-
-
 class PoolSeries:
     """The series of one pool.
 
@@ -243,7 +202,12 @@ class PoolSeries:
 
     def __init__(self, pool_name: str, counts: Callable[[], tuple[int, int]]) -> None:
         self.pool_name = pool_name
-        self.connections = ConnectionGauges(pool_name, counts)
+        self.connections = SampledGauges(
+            {
+                CONNECTIONS.labels(pool_name, "used"): lambda: counts()[0],
+                CONNECTIONS.labels(pool_name, "idle"): lambda: counts()[1],
+            }
+        )
         self.pending = PENDING_REQUESTS.labels(pool_name)
         self.oldest_use = OLDEST_USE.labels(pool_name)
         self.oldest_wait = OLDEST_WAIT.labels(pool_name)

@@ -3,11 +3,11 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from service.database import DatabaseSettings, create_db_engine, metadata
+from service.database import DatabaseSettings, create_db_engine, idempotency, metadata
 from service.product_catalog import models
 
 # Importing the models is what fills the metadata; name each domain's module here.
-MODELS = (models,)
+MODELS = (models, idempotency)
 
 config = context.config
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from typing import Final, TextIO
 
@@ -14,12 +13,10 @@ from sqlalchemy.orm import Session
 
 from service.database import get_db_context, process, read_session, write_session
 from service.product_catalog.files import COLUMNS, BadLine, FileFormat, ProductRow
-from service.product_catalog.repository import ProductRepository
+from service.product_catalog.repository import ExportedProduct, ProductRepository
 
 # Half as many cost a twentieth of the speed; more gain as little, and take memory and longer locks.
 BATCH_LINES: Final = 2000
-
-_Exported = tuple[str, str, str | None, Decimal]
 
 
 @dataclass(slots=True)
@@ -151,7 +148,7 @@ def _long_read() -> Iterator[Session]:
         yield session
 
 
-def _write_csv(products: Iterable[_Exported], target: TextIO) -> int:
+def _write_csv(products: Iterable[ExportedProduct], target: TextIO) -> int:
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(COLUMNS)
     count = 0
@@ -161,12 +158,16 @@ def _write_csv(products: Iterable[_Exported], target: TextIO) -> int:
     return count
 
 
-def _write_ndjson(products: Iterable[_Exported], target: TextIO) -> int:
+def _write_ndjson(products: Iterable[ExportedProduct], target: TextIO) -> int:
     count = 0
-    for code, name, description, price in products:
-        # The price is text, so that no reader makes a binary float of it.
-        values = (code, name, description, f"{price:f}")
-        line = json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False)
-        target.write(f"{line}\n")
+    for product in products:
+        target.write(ndjson_line(product))
         count += 1
     return count
+
+
+def ndjson_line(product: ExportedProduct) -> str:
+    """A product as a line of NDJSON; its price is text, so that no reader makes it binary."""
+    code, name, description, price = product
+    values = (code, name, description, f"{price:f}")
+    return f"{json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False)}\n"

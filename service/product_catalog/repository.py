@@ -1,12 +1,14 @@
 """The queries of the catalog."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
+from typing import cast as typed
 
 from sqlalchemy import (
     ColumnElement,
     Insert,
+    Select,
     Text,
     bindparam,
     cast,
@@ -16,9 +18,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from service.database import BaseRepository, Page, Sort, metadata
+from service.database import BaseRepository, BaseRepositoryAsync, Page, Sort, metadata
 from service.database.statements import RowValues, in_key_order, update_taken
 from service.product_catalog.models import Product
+
+# Code, name, description and price.
+ExportedProduct = tuple[str, str, str | None, Decimal]
+# Rows that are fetched at once.
+_PORTION: Final = 1000
 
 # Text without a length, so that the table refuses what is too long: a cast would cut it off.
 _ARRAYS: Final[dict[str, postgresql.ARRAY[Any]]] = {
@@ -73,12 +80,26 @@ class ProductRepository(BaseRepository[Product]):
             arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
             self.session.execute(_load_arrays(), arrays)
 
-    def stream(self) -> Iterator[tuple[str, str, str | None, Decimal]]:
+    def stream(self) -> Iterator[ExportedProduct]:
         """Code, name, description and price of every product by code, in constant memory."""
-        query = select(Product.code, Product.name, Product.description, Product.price)
-        yield from self.session.execute(
-            query.order_by(Product.code).execution_options(yield_per=1000)
-        )
+        yield from self.session.execute(_select_export())
+
+
+class ProductRepositoryAsync(BaseRepositoryAsync[Product]):
+    """Products, all of them one after the other, within an event loop."""
+
+    model = Product
+
+    async def stream(self) -> AsyncIterator[Sequence[ExportedProduct]]:
+        """As `ProductRepository.stream`, some products at a time."""
+        result = await self.session.stream(_select_export())
+        async for rows in result.partitions():
+            yield typed("Sequence[ExportedProduct]", rows)
+
+
+def _select_export() -> Select[str, str, str | None, Decimal]:
+    query = select(Product.code, Product.name, Product.description, Product.price)
+    return query.order_by(Product.code).execution_options(yield_per=_PORTION)
 
 
 def _load_arrays() -> Insert:

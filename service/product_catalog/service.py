@@ -1,14 +1,18 @@
 """What can be done with the catalog."""
 
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import Final, TypeVar
 
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from service.database import Page, Sort
-from service.errors import NotFoundError
+from service.errors import NotFoundError, PreconditionFailedError
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
 from service.product_catalog.schemas import ProductInput, ProductPatch, ProductQuery, ProductSort
+
+ResultT = TypeVar("ResultT")
 
 _SORT_COLUMNS: Final[dict[str, InstrumentedAttribute[object]]] = {
     "id": Product.id,
@@ -62,24 +66,55 @@ class ProductService:
         """
         return self._products.add(Product(**product.model_dump()))
 
-    def change(self, product_id: int, patch: ProductPatch) -> Product:
+    def change(
+        self, product_id: int, patch: ProductPatch, versions: Collection[str] | None = None
+    ) -> Product:
         """The product with what the patch sets.
+
+        Args:
+            product_id: Which.
+            patch: What to set.
+            versions: The versions that may be changed; every one when left out.
 
         Raises:
             NotFoundError: There is none with this id.
+            PreconditionFailedError: It is of another version, or was changed meanwhile.
             sqlalchemy.exc.IntegrityError: The new code is in use.
             sqlalchemy.orm.exc.StaleDataError: Somebody else changed it meanwhile.
         """
-        return self._products.update(self.get(product_id), patch.model_dump(exclude_unset=True))
+        changes = patch.model_dump(exclude_unset=True)
+        product = self._of_version(product_id, versions)
+        return _unless_stale(versions, lambda: self._products.update(product, changes))
 
-    def delete(self, product_id: int) -> None:
+    def delete(self, product_id: int, versions: Collection[str] | None = None) -> None:
         """Remove a product.
+
+        Args:
+            product_id: Which.
+            versions: The versions that may be removed; every one when left out.
 
         Raises:
             NotFoundError: There is none with this id.
+            PreconditionFailedError: It is of another version, or was changed meanwhile.
             sqlalchemy.orm.exc.StaleDataError: Somebody else changed it meanwhile.
         """
-        self._products.delete(self.get(product_id))
+        product = self._of_version(product_id, versions)
+        _unless_stale(versions, lambda: self._products.delete(product))
+
+    def _of_version(self, product_id: int, versions: Collection[str] | None) -> Product:
+        product = self.get(product_id)
+        if versions is not None and str(product.version) not in versions:
+            raise PreconditionFailedError
+        return product
+
+
+def _unless_stale(versions: Collection[str] | None, write: Callable[[], ResultT]) -> ResultT:
+    try:
+        return write()
+    except StaleDataError:
+        if versions is None:
+            raise
+        raise PreconditionFailedError from None
 
 
 def _sort(sort: ProductSort) -> Sort:

@@ -4,47 +4,156 @@ Bounding threads is not enough: a request keeps its connection while it hops bet
 threads that wait for a connection can keep those from running that would give one back.
 """
 
+import asyncio
 import math
+import time
+from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
-import anyio
+from prometheus_client import Counter, Gauge, Histogram
 
+from service.database import pool_clock
+from service.database.batches import SampledGauges
 from service.errors import OverloadedError
+from service.web.client_watch import ClientWatch, DisconnectedError
+
+REQUESTS = Gauge(
+    "service_admission_requests",
+    "Requests that may hold a database connection (admitted), or wait for that (queued).",
+    ["gate", "state"],
+    multiprocess_mode="livesum",
+)
+LIMIT = Gauge(
+    "service_admission_limit",
+    "The most requests in each state.",
+    ["gate", "state"],
+    multiprocess_mode="livesum",
+)
+SHED = Counter(
+    "service_admission_shed",
+    "Requests that were not admitted, by reason.",
+    ["gate", "reason"],
+)
+QUEUE_TIME = Histogram(
+    "service_admission_queue_time_seconds",
+    "How long requests waited to be admitted, those that were not included.",
+    ["gate"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+_QUEUE_FULL: Final = "queue_full"
+_TIMEOUT: Final = "timeout"
+_DISCONNECTED: Final = "disconnected"
+# How a wait in the queue ends, when it ends well.
+_ADMITTED: Final = "admitted"
 
 
 class Admission:
     """A bounded number of places, a bounded queue before them, and a bounded wait in it.
 
+    It belongs to one event loop; whoever waits blocks no thread.
+
     Args:
+        gate: What they are admitted to: the label of the metrics.
         limit: How many may be in at once.
         queue: How many may wait.
         wait: How long each may wait, in seconds.
     """
 
-    def __init__(self, *, limit: int, queue: int, wait: float) -> None:
-        self._places = anyio.Semaphore(limit)
+    def __init__(self, gate: str, *, limit: int, queue: int, wait: float) -> None:
+        self._limit = limit
         self._queue = queue
         self._wait = wait
+        self._admitted = 0
+        self._line: deque[asyncio.Future[str]] = deque()
+        LIMIT.labels(gate, "admitted").set(limit)
+        LIMIT.labels(gate, "queued").set(queue)
+        self._shed = {
+            reason: SHED.labels(gate, reason) for reason in (_QUEUE_FULL, _TIMEOUT, _DISCONNECTED)
+        }
+        self._queue_time = QUEUE_TIME.labels(gate)
+        self._gauges = SampledGauges(
+            {
+                REQUESTS.labels(gate, "admitted"): lambda: self._admitted,
+                REQUESTS.labels(gate, "queued"): lambda: len(self._line),
+            }
+        )
+        pool_clock.watch(self)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, client: ClientWatch) -> AsyncIterator[None]:
         """Hold a place.
+
+        Args:
+            client: Who waits for it.
 
         Raises:
             OverloadedError: The queue is full, or no place came free in time.
+            DisconnectedError: The client went away while it waited.
         """
-        await self._enter()
+        start = time.perf_counter()
+        try:
+            if self._admitted < self._limit:
+                self._admitted += 1
+            else:
+                await self._line_up(client)
+        finally:
+            self._queue_time.observe(time.perf_counter() - start)
+        self._gauges.changed()
         try:
             yield
         finally:
-            self._places.release()
+            self._leave()
 
-    async def _enter(self) -> None:
-        if self._places.statistics().tasks_waiting >= self._queue and self._places.value == 0:
+    def refuse_if_full(self) -> None:
+        """Turn a request away before anything else is done for it, if it would be in any case.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if self._admitted >= self._limit and len(self._line) >= self._queue:
+            self._shed[_QUEUE_FULL].inc()
             raise OverloadedError(math.ceil(self._wait))
+
+    def tick(self) -> None:
+        """Publish the counts, where they are published."""
+        self._gauges.write()
+
+    async def _line_up(self, client: ClientWatch) -> None:
+        self.refuse_if_full()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[str] = loop.create_future()
+        self._line.append(waiter)
+        self._gauges.changed()
+        timer = loop.call_later(self._wait, _end, waiter, _TIMEOUT)
+        client.expect(lambda: _end(waiter, _DISCONNECTED), at_once=True)
         try:
-            with anyio.fail_after(self._wait):
-                await self._places.acquire()
-        except TimeoutError:
-            raise OverloadedError(math.ceil(self._wait)) from None
+            outcome = await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                # It was admitted in the same moment.
+                self._leave()
+            raise
+        finally:
+            timer.cancel()
+            with suppress(ValueError):
+                self._line.remove(waiter)
+        if outcome != _ADMITTED:
+            self._shed[outcome].inc()
+            raise DisconnectedError if client.is_gone else OverloadedError(math.ceil(self._wait))
+
+    def _leave(self) -> None:
+        self._admitted -= 1
+        while self._line and self._admitted < self._limit:
+            if _end(self._line.popleft(), _ADMITTED):
+                self._admitted += 1
+        self._gauges.changed()
+
+
+def _end(waiter: asyncio.Future[str], outcome: str) -> bool:
+    """End a wait; False when it has ended already."""
+    if waiter.done():
+        return False
+    waiter.set_result(outcome)
+    return True

@@ -11,10 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.database import route_source
+from service.web.client_watch import DisconnectedError
 from service.web.metrics import ACTIVE_REQUESTS, UNEXPECTED_ERRORS, observe_request
 from service.web.problems import problem
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+# What nginx logs for a client that went away before the answer, for which HTTP has no status.
+CLIENT_CLOSED_REQUEST: Final = 499
 # What a caller may name a request; anything else could forge log lines.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked every few seconds by machines: a line each would bury the others.
@@ -58,6 +61,8 @@ class RequestMiddleware:
             try:
                 bounded = bounded_receive(scope, receive, self.max_body_bytes)
                 await self.app(scope, bounded, send_named)
+            except DisconnectedError:
+                status = status or CLIENT_CLOSED_REQUEST
             except Exception:
                 UNEXPECTED_ERRORS.inc()
                 log.exception("unexpected error", path=_path(scope))

@@ -15,7 +15,8 @@ from starlette.routing import Match
 
 from service.database import InvalidCursorError, metadata
 from service.database import failures as db
-from service.errors import NotFoundError, OverloadedError
+from service.database.idempotency import KeyReusedError
+from service.errors import NotFoundError, OverloadedError, PreconditionFailedError
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(NotFoundError, _on_not_found)
     app.add_exception_handler(OverloadedError, _on_overloaded)
+    app.add_exception_handler(PreconditionFailedError, _on_precondition_failed)
+    app.add_exception_handler(KeyReusedError, _on_key_reused)
     app.add_exception_handler(InvalidCursorError, _on_invalid_cursor)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
 
@@ -149,6 +152,15 @@ async def _on_overloaded(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OverloadedError)  # noqa: S101 - as above
     headers = {"Retry-After": str(error.retry_after)}
     return problem(request.url.path, 503, str(error), headers=headers)
+
+
+async def _on_precondition_failed(request: Request, error: Exception) -> JSONResponse:
+    return problem(request.url.path, 412, str(error))
+
+
+async def _on_key_reused(request: Request, error: Exception) -> JSONResponse:
+    errors = [ErrorDetail(detail=str(error), parameter="header/Idempotency-Key")]
+    return problem(request.url.path, 422, "The request is not valid.", errors=errors)
 
 
 async def _on_invalid_cursor(request: Request, error: Exception) -> JSONResponse:

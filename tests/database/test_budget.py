@@ -31,22 +31,22 @@ def test_demand_counts_replicas_workers_health_checks_and_migrations() -> None:
 
 
 def test_demand_that_fits_the_budget_exactly_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, DATABASE_CONNECTION_BUDGET="68", WEB_CONCURRENCY="2", REPLICAS="3")
-    assert settings.connection_demand.total == 68
+    settings = load(monkeypatch, DATABASE_CONNECTION_BUDGET="80", WEB_CONCURRENCY="2", REPLICAS="3")
+    assert settings.connection_demand.total == 80
 
 
 def test_demand_beyond_the_budget_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(monkeypatch, DATABASE_CONNECTION_BUDGET="67", WEB_CONCURRENCY="2", REPLICAS="3")
+        load(monkeypatch, DATABASE_CONNECTION_BUDGET="79", WEB_CONCURRENCY="2", REPLICAS="3")
     assert str(refused.value) == (
-        "DATABASE_CONNECTION_BUDGET: 67 are too few for 3 replicas x 2 workers"
-        " x (10 of the pool + 1 for health) + 2 for migrations = 68 connections; raise it, or lower"
-        " DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY or REPLICAS"
+        "DATABASE_CONNECTION_BUDGET: 79 are too few for 3 replicas x 2 workers"
+        " x (10 of the pool + 1 for health + 2 for streams) + 2 for migrations = 80 connections;"
+        " raise it, or lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY or REPLICAS"
     )
 
 
 def test_without_a_budget_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(monkeypatch, REPLICAS="10000").connection_demand.total == 110_002
+    assert load(monkeypatch, REPLICAS="10000").connection_demand.total == 130_002
 
 
 @pytest.fixture
@@ -92,7 +92,8 @@ def test_complaint_names_both_numbers_and_what_to_lower() -> None:
     limit = ServerLimit(connections=20, subject="the limit of the database")
     assert server_complaint(demand, limit) == (
         "the limit of the database allows 20 connections, too few for 1 replicas x 2 workers"
-        " x (10 of the pool + 1 for health) + 2 for migrations = 24 connections; raise the limit,"
-        " or lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY or REPLICAS"
+        " x (10 of the pool + 1 for health + 0 for streams) + 2 for migrations = 24 connections;"
+        " raise the limit, or lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW, WEB_CONCURRENCY"
+        " or REPLICAS"
     )
     assert server_complaint(demand, ServerLimit(connections=24, subject="")) is None

@@ -1,74 +1,148 @@
 """Admission: bounded places, a bounded queue, a bounded wait; and what that is for."""
 
+import asyncio
 import concurrent.futures
 import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-import anyio
 import httpx2
 import pytest
+from prometheus_client import REGISTRY
+from starlette.types import Message
 
 from service.errors import OverloadedError
 from service.web.admission import Admission
+from service.web.client_watch import ClientWatch, DisconnectedError, nobody
 from tests.support.server import running_service
 
 
 def test_places_are_bounded_and_given_back() -> None:
     async def scenario() -> int:
-        admission = Admission(limit=3, queue=100, wait=10)
+        admission = Admission("test", limit=3, queue=100, wait=10)
         inside = highest = 0
 
         async def visit() -> None:
             nonlocal inside, highest
-            async with admission.place():
+            async with admission.place(ClientWatch(nobody)):
                 inside += 1
                 highest = max(highest, inside)
-                await anyio.sleep(0.001)
+                await asyncio.sleep(0.001)
                 inside -= 1
 
-        async with anyio.create_task_group() as group:
-            for _ in range(30):
-                group.start_soon(visit)
+        await asyncio.gather(*(visit() for _ in range(30)))
         return highest
 
-    assert anyio.run(scenario) == 3
+    assert asyncio.run(scenario()) == 3
+
+
+def test_whoever_waits_longest_is_admitted_first() -> None:
+    async def scenario() -> list[int]:
+        admission = Admission("test", limit=1, queue=10, wait=10)
+        order: list[int] = []
+
+        async def visit(number: int) -> None:
+            async with admission.place(ClientWatch(nobody)):
+                order.append(number)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(visit(number) for number in range(10)))
+        return order
+
+    assert asyncio.run(scenario()) == [*range(10)]
 
 
 def test_full_queue_refuses_at_once() -> None:
     async def scenario() -> None:
-        admission = Admission(limit=1, queue=1, wait=60)
-        async with admission.place(), anyio.create_task_group() as group:
-            group.start_soon(_enter, admission)
-            await anyio.wait_all_tasks_blocked()
-            with anyio.fail_after(1), pytest.raises(OverloadedError) as refused:
-                await _enter(admission)
+        admission = Admission("test", limit=1, queue=1, wait=60)
+        async with admission.place(ClientWatch(nobody)), _queued(admission):
+            async with asyncio.timeout(1):
+                with pytest.raises(OverloadedError) as refused:
+                    await _visit(admission)
+                with pytest.raises(OverloadedError):
+                    admission.refuse_if_full()
             assert refused.value.retry_after == 60
-            group.cancel_scope.cancel()
 
-    anyio.run(scenario)
+    before = _shed("queue_full")
+    asyncio.run(scenario())
+    assert _shed("queue_full") == before + 2
 
 
 def test_wait_is_bounded() -> None:
     async def scenario() -> None:
-        admission = Admission(limit=1, queue=10, wait=0.01)
-        async with admission.place():
-            with anyio.fail_after(5), pytest.raises(OverloadedError):
-                await _enter(admission)
+        admission = Admission("test", limit=1, queue=10, wait=0.01)
+        async with admission.place(ClientWatch(nobody)), asyncio.timeout(5):
+            with pytest.raises(OverloadedError):
+                await _visit(admission)
 
-    anyio.run(scenario)
+    before = _shed("timeout")
+    asyncio.run(scenario())
+    assert _shed("timeout") == before + 1
+
+
+def test_client_that_goes_away_while_it_is_queued_leaves_the_queue() -> None:
+    async def scenario() -> None:
+        admission = Admission("test", limit=1, queue=1, wait=60)
+        gone = asyncio.Event()
+
+        async def receive() -> Message:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async with admission.place(ClientWatch(nobody)):
+            visit = asyncio.create_task(_visit(admission, ClientWatch(receive)))
+            await _until(lambda: _requests("queued") == 1)
+            gone.set()
+            with pytest.raises(DisconnectedError):
+                await visit
+            assert _requests("queued") == 0
+
+    before = _shed("disconnected")
+    asyncio.run(scenario())
+    assert _shed("disconnected") == before + 1
 
 
 def test_cancelled_visitor_leaves_its_place_to_the_next() -> None:
     async def scenario() -> None:
-        admission = Admission(limit=1, queue=10, wait=5)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_stay, admission)
-            await anyio.wait_all_tasks_blocked()
-            group.cancel_scope.cancel()
-        with anyio.fail_after(1):
-            await _enter(admission)
+        admission = Admission("test", limit=1, queue=10, wait=5)
+        async with _inside(admission):
+            pass
+        async with asyncio.timeout(1):
+            await _visit(admission)
 
-    anyio.run(scenario)
+    asyncio.run(scenario())
+
+
+def test_visitor_that_is_cancelled_as_it_is_admitted_passes_the_place_on() -> None:
+    async def scenario() -> None:
+        admission = Admission("test", limit=1, queue=10, wait=5)
+        async with admission.place(ClientWatch(nobody)):
+            first = asyncio.create_task(_visit(admission))
+            second = asyncio.create_task(_visit(admission))
+            await _until(lambda: _requests("queued") == 2)
+        # Admitted, but it has not run yet.
+        first.cancel()
+        async with asyncio.timeout(1):
+            await second
+        assert _requests("admitted") == 0
+
+    asyncio.run(scenario())
+
+
+def test_metrics_tell_who_is_in_and_who_waits() -> None:
+    async def scenario() -> None:
+        admission = Admission("test", limit=1, queue=10, wait=5)
+        async with admission.place(ClientWatch(nobody)), _queued(admission):
+            assert (_requests("admitted"), _requests("queued")) == (1, 1)
+        assert (_requests("admitted"), _requests("queued")) == (0, 0)
+        assert _sample("service_admission_limit", state="admitted") == 1
+        assert _sample("service_admission_limit", state="queued") == 10
+
+    before = _sample("service_admission_queue_time_seconds_count")
+    asyncio.run(scenario())
+    assert _sample("service_admission_queue_time_seconds_count") == before + 2
 
 
 def test_hundred_clients_on_a_pool_of_five_are_all_served(
@@ -121,11 +195,55 @@ def test_overload_is_a_503_with_retry_after(postgres_url: str, tmp_path: Path) -
         assert service.http.get("/livez").status_code == 200
 
 
-async def _enter(admission: Admission) -> None:
-    async with admission.place():
+async def _visit(admission: Admission, client: ClientWatch | None = None) -> None:
+    async with admission.place(client or ClientWatch(nobody)):
         pass
 
 
-async def _stay(admission: Admission) -> None:
-    async with admission.place():
-        await anyio.sleep_forever()
+@asynccontextmanager
+async def _inside(admission: Admission) -> AsyncIterator[None]:
+    """Somebody has a place, and is cancelled at the end."""
+
+    async def stay() -> None:
+        async with admission.place(ClientWatch(nobody)):
+            await asyncio.Event().wait()
+
+    async with _running(stay()):
+        await _until(lambda: _requests("admitted") == 1)
+        yield
+
+
+@asynccontextmanager
+async def _queued(admission: Admission) -> AsyncIterator[None]:
+    """Somebody waits, and is cancelled at the end."""
+    async with _running(_visit(admission)):
+        await _until(lambda: _requests("queued") == 1)
+        yield
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0)
+
+
+def _requests(state: str) -> float:
+    return _sample("service_admission_requests", state=state)
+
+
+def _shed(reason: str) -> float:
+    return _sample("service_admission_shed_total", reason=reason)
+
+
+def _sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"gate": "test", **labels}) or 0.0

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from service.app import MAX_BODY_BYTES, create_app
 from service.database import DatabaseSettings, create_db_engine, process
 from service.settings import Settings
-from service.web.dependencies import WriteSession
+from service.web.unit_of_work import writes
 
 SECRET = "hunter2-in-an-error"
 
@@ -27,7 +28,8 @@ def broken_client(database_url: str) -> Iterator[TestClient]:
         raise RuntimeError(SECRET)
 
     @app.post("/uncommittable", status_code=201)
-    def uncommittable(session: WriteSession) -> dict[str, str]:
+    @writes()
+    def uncommittable(session: Session) -> dict[str, str]:
         session.execute(text("INSERT INTO children (parent_id) VALUES (1)"))
         return {"status": "created"}
 

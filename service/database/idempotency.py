@@ -1,0 +1,145 @@
+"""Doing something once, however often it is asked for under one key.
+
+The key and the answer are stored in the transaction that does the work: both are there, or neither.
+Whoever asks with the same key meanwhile waits for that transaction in the database's own unique
+index, and then finds the answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Index, LargeBinary, String, delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from service.database.base import Base
+from service.database.mixins import utc_now
+from service.database.session import get_db_context, write_session
+
+SCOPE_LENGTH: Final = 200
+KEY_LENGTH: Final = 255
+# How long a key is remembered: clients retry for minutes, an operator perhaps on the next day.
+RETENTION: Final = timedelta(hours=24)
+
+
+class KeyReusedError(ValueError):
+    """The key belongs to another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This key was used for another request; take a new one for each.")
+
+
+class _TakenError(Exception):
+    """Somebody else has the key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a request was answered with.
+
+    Args:
+        status: The HTTP status.
+        body: The body.
+        location: The header `Location`, if there was one.
+        etag: The header `ETag`, if there was one.
+        is_replayed: Whether it was given before.
+    """
+
+    status: int
+    body: bytes
+    location: str | None = None
+    etag: str | None = None
+    is_replayed: bool = False
+
+
+class IdempotencyKey(Base):
+    """A key that was used, and the answer that goes with it."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(String(SCOPE_LENGTH), primary_key=True)
+    key: Mapped[str] = mapped_column(String(KEY_LENGTH), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    # Without an answer for as long as the work goes on, which nobody else can see.
+    status: Mapped[int | None]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    location: Mapped[str | None] = mapped_column(String(2000))
+    etag: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+
+def answer_once(
+    work: Callable[[Session], Answer], *, scope: str, key: str, fingerprint: str
+) -> Answer:
+    """Do something in a transaction of its own, unless it was done under this key.
+
+    Args:
+        work: What to do.
+        scope: What the key is unique within: an operation, or an operation of one user.
+        key: What the client calls this request and its retries.
+        fingerprint: Tells one request from another: a hash of all that matters of it.
+
+    Raises:
+        KeyReusedError: The key was used for a request with another fingerprint.
+        sqlalchemy.exc.SQLAlchemyError: As `work` raises it; then the key is as if never used.
+    """
+    while True:
+        try:
+            return _do(work, scope, key, fingerprint)
+        except _TakenError:
+            # It may be gone by now; then the key is free.
+            if (answer := _find(scope, key, fingerprint)) is not None:
+                return answer
+
+
+def forget_old_keys(session: Session) -> None:
+    """Delete the keys that are past their time, which would be as good as unused.
+
+    Args:
+        session: The session to work in.
+    """
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < _oldest()))
+
+
+def _do(work: Callable[[Session], Answer], scope: str, key: str, fingerprint: str) -> Answer:
+    with write_session() as session:
+        row = IdempotencyKey(scope=scope, key=key, fingerprint=fingerprint, created_at=utc_now())
+        session.add(row)
+        try:
+            session.flush()
+        except IntegrityError:
+            raise _TakenError from None
+        answer = work(session)
+        row.status, row.body = answer.status, answer.body
+        row.location, row.etag = answer.location, answer.etag
+        session.flush()
+        return answer
+
+
+def _find(scope: str, key: str, fingerprint: str) -> Answer | None:
+    # On the primary: a replica may not have heard of it.
+    with get_db_context() as session:
+        row = session.get(IdempotencyKey, (scope, key))
+        if row is None:
+            return None
+        if row.created_at < _oldest():
+            session.delete(row)
+            session.commit()
+            return None
+    if row.fingerprint != fingerprint:
+        raise KeyReusedError
+    return Answer(
+        status=row.status or 0,
+        body=row.body or b"",
+        location=row.location,
+        etag=row.etag,
+        is_replayed=True,
+    )
+
+
+def _oldest() -> datetime:
+    return utc_now() - RETENTION

@@ -1,0 +1,123 @@
+"""Answers that are read from the database row by row, while the client takes them.
+
+They have a few connections of their own: a download that lasts for minutes holds up no other
+request. A client that takes nothing for too long is cut off, and its connection goes back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prometheus_client import Counter
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.database import create_async_db_engine
+from service.database.settings import DatabaseSettings
+from service.web.admission import Admission
+from service.web.client_watch import ClientWatch, DisconnectedError
+
+STALLED = Counter(
+    "service_streams_stalled", "Streamed answers that were broken off, as nobody took them."
+)
+# What a stream is made of: pieces of the body, from a session that reads.
+Chunks = Callable[[AsyncSession], AsyncIterator[bytes]]
+
+
+class StreamSessions:
+    """Sessions for answers that are streamed; belongs to one event loop.
+
+    Args:
+        settings: Which database.
+        limit: How many at once.
+        stall: How long a client may take nothing, in seconds.
+    """
+
+    def __init__(self, settings: DatabaseSettings, *, limit: int, stall: float) -> None:
+        self.stall = stall
+        # No queue: a place may be taken for minutes.
+        self._admission = Admission("streams", limit=limit, queue=0, wait=stall)
+        sizes = {"pool_size": limit, "max_overflow": 0, "pool_min_idle": 0}
+        self._engine = create_async_db_engine(
+            settings=settings.model_copy(update=sizes), pool_name="streams"
+        )
+
+    @asynccontextmanager
+    async def session(self, client: ClientWatch) -> AsyncIterator[AsyncSession]:
+        """Give a session whose rows can be read slowly.
+
+        PostgreSQL has server-side cursors within a transaction only. SQLite reads bit by bit
+        without one, and there the kit's transactions take the write lock.
+
+        Args:
+            client: Who reads.
+
+        Raises:
+            OverloadedError: As many as may are reading.
+        """
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        options = {"isolation_level": "AUTOCOMMIT"} if is_sqlite else {}
+        async with self._admission.place(client), AsyncSession(self._engine) as session:
+            await session.connection(execution_options=options)
+            yield session
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._engine.dispose()
+
+
+class StreamResponse(Response):
+    """An answer whose body comes from the database bit by bit.
+
+    Args:
+        chunks: Makes the body; asked for its first piece before the answer begins, so that an
+            error until then is a problem and not a broken answer.
+        media_type: What the body is.
+    """
+
+    def __init__(self, chunks: Chunks, media_type: str) -> None:
+        # Not Response's own: that would declare the length of an empty body.
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers()
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer.
+
+        Raises:
+            DisconnectedError: The client went away, or took nothing for too long.
+        """
+        sessions: StreamSessions = scope["app"].state.stream_sessions
+        client = ClientWatch(receive)
+        client.expect(_nothing, at_once=True)
+        try:
+            async with sessions.session(client) as session:
+                await self._send(self._chunks(session), client, send, sessions.stall)
+        finally:
+            client.stop()
+
+    async def _send(
+        self, chunks: AsyncIterator[bytes], client: ClientWatch, send: Send, stall: float
+    ) -> None:
+        piece = await anext(chunks, b"")
+        message: dict[str, Any] = {"type": "http.response.start", "status": 200}
+        await send({**message, "headers": self.raw_headers})
+        while piece:
+            if client.is_gone:
+                raise DisconnectedError
+            try:
+                async with asyncio.timeout(stall):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except TimeoutError:
+                STALLED.inc()
+                raise DisconnectedError from None
+            piece = await anext(chunks, b"")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _nothing() -> None:
+    """The flag is enough: it is looked at between two pieces."""

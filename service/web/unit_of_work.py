@@ -1,0 +1,214 @@
+"""How a route uses the database: one place, one thread, one session, one commit.
+
+A handler is a plain function whose first argument is `session`; `reads` and `writes` make an
+endpoint of it. The endpoint waits for a place without a thread, runs the handler with its session
+and the commit in one thread, and answers after the commit: one that fails is never a 2xx. When the
+client goes away, or the time for the database is over, what is asked of the database is cut off.
+"""
+
+import asyncio
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from prometheus_client import Counter
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+
+from service.database import read_session, write_session
+from service.database.deadline import TimeLimit, time_limit
+from service.database.failures import DeadlockDetected, SerializationFailure, classify
+from service.web.admission import Admission
+from service.web.client_watch import ClientWatch, DisconnectedError
+
+ResultT = TypeVar("ResultT")
+Handler = Callable[..., Any]
+Endpoint = Callable[..., Awaitable[Any]]
+Values = Mapping[str, Any]
+
+RETRIES = Counter(
+    "service_transaction_retries",
+    "Transactions that were run again, by the failure that ended them.",
+    ["http_route", "reason"],
+)
+# Which failures another try may not meet again.
+_TRANSIENT: Final = (SerializationFailure, DeadlockDetected)
+# The longest pause before the second try, in seconds; it doubles with each.
+_PAUSE_SECONDS: Final = 0.01
+_LONGEST_PAUSE_SECONDS: Final = 0.2
+_REQUEST: Final = "request_"
+
+
+class UnitOfWork:
+    """Runs what requests do with the database; belongs to one event loop.
+
+    Args:
+        admission: Who may.
+        threads: How many at once.
+        seconds: How long each may take, its wait for a place included.
+    """
+
+    def __init__(self, admission: Admission, *, threads: int, seconds: float) -> None:
+        self._admission = admission
+        self._threads: Executor = ThreadPoolExecutor(threads, thread_name_prefix="database")
+        self._seconds = seconds
+
+    async def run(
+        self, client: ClientWatch, work: Callable[[], ResultT], *, route: str, retries: int = 0
+    ) -> ResultT:
+        """Do something in a thread that may hold one database connection.
+
+        Args:
+            client: For whom.
+            work: What to do.
+            route: The template of the route, for the metrics.
+            retries: How often to do it again after a serialization failure or a deadlock.
+
+        Raises:
+            OverloadedError: There is no place for it.
+            DisconnectedError: The client went away.
+            sqlalchemy.exc.SQLAlchemyError: As `work` raises it, also when the time is over.
+        """
+        try:
+            with time_limit(self._seconds) as limit:
+                async with self._admission.place(client):
+                    client.expect(limit.cancel)
+                    return await self._try(work, limit, route, retries)
+        except SQLAlchemyError:
+            if client.is_gone:
+                raise DisconnectedError from None
+            raise
+        finally:
+            client.stop()
+
+    def refuse_if_full(self) -> None:
+        """As `Admission.refuse_if_full`."""
+        self._admission.refuse_if_full()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False)
+
+    async def _try(
+        self, work: Callable[[], ResultT], limit: TimeLimit, route: str, retries: int
+    ) -> ResultT:
+        for pause in _pauses(retries):
+            try:
+                return await self._in_thread(work, limit)
+            except SQLAlchemyError as error:
+                failure = classify(error)
+                if not isinstance(failure, _TRANSIENT):
+                    raise
+                RETRIES.labels(route, failure.reason).inc()
+                await asyncio.sleep(pause)
+        return await self._in_thread(work, limit)
+
+    async def _in_thread(self, work: Callable[[], ResultT], limit: TimeLimit) -> ResultT:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._threads, copy_context().run, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread has a connection for as long as it runs, and so needs the place.
+            limit.cancel()
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
+
+
+def reads(handler: Handler) -> Endpoint:
+    """Make an endpoint of a handler that only reads.
+
+    Its session has no transaction, and an attempt to write is an error.
+
+    Args:
+        handler: Takes `session` and what FastAPI is to find for it.
+    """
+
+    def work(values: Values) -> Any:
+        with read_session() as session:
+            return handler(session, **values)
+
+    async def run(request: Request, values: Values) -> Any:
+        return await run_for(request, partial(work, values))
+
+    return endpoint_of(handler, run)
+
+
+def writes(*, retries: int = 0) -> Callable[[Handler], Endpoint]:
+    """Make an endpoint of a handler whose work is committed, or rolled back on any exception.
+
+    Args:
+        retries: How often it is run again after a serialization failure or a deadlock: for one
+            that does nothing but what its session does.
+    """
+
+    def decorate(handler: Handler) -> Endpoint:
+        async def run(request: Request, values: Values) -> Any:
+            return await run_for(request, partial(write, handler, values), retries)
+
+        return endpoint_of(handler, run)
+
+    return decorate
+
+
+def write(handler: Handler, values: Values) -> Any:
+    """Run a handler in a session of its own, and commit."""
+    with write_session() as session:
+        return handler(session, **values)
+
+
+async def run_for(request: Request, work: Callable[[], ResultT], retries: int = 0) -> ResultT:
+    """Do the database's part of a request; see `UnitOfWork.run`."""
+    unit: UnitOfWork = request.app.state.unit_of_work
+    route = request.scope["route"].path
+    return await unit.run(ClientWatch(request.receive), work, route=route, retries=retries)
+
+
+def endpoint_of(
+    handler: Handler,
+    run: Callable[[Request, dict[str, Any]], Awaitable[Any]],
+    *further: inspect.Parameter,
+) -> Endpoint:
+    """Make an endpoint that FastAPI calls with what a handler needs, but for the session.
+
+    Args:
+        handler: The handler.
+        run: Given the request and the arguments, runs it.
+        further: What `run` needs beside the handler's arguments, by keyword.
+
+    Raises:
+        TypeError: The handler is a coroutine function, or its first argument is not `session`.
+    """
+    signature = inspect.signature(handler, eval_str=True)
+    session, *parameters = signature.parameters.values()
+    if session.name != "session" or inspect.iscoroutinefunction(handler):
+        raise TypeError(f"{handler.__qualname__}: a plain function of a session is needed")
+    # FastAPI gives the request to one parameter only.
+    own = next((each.name for each in parameters if each.annotation is Request), None)
+    if own is None:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(_REQUEST, kind, annotation=Request))
+
+    async def endpoint(**values: Any) -> Any:
+        request: Request = values.pop(_REQUEST) if own is None else values[own]
+        return await run(request, values)
+
+    # Not by functools.wraps: FastAPI would look through it, and find a function for a thread.
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(endpoint, name, getattr(handler, name))
+    endpoint.__signature__ = signature.replace(  # type: ignore[attr-defined] # read by inspect
+        parameters=[*parameters, *further]
+    )
+    return endpoint
+
+
+def _pauses(retries: int) -> list[float]:
+    """How long to wait before each retry; at random, so that rivals do not meet again."""
+    longest = [min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2**number) for number in range(retries)]
+    return [random.uniform(0, seconds) for seconds in longest]  # noqa: S311 - guards nothing
