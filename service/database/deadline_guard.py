@@ -8,9 +8,9 @@ each statement costs several times as much.
 import asyncio
 import contextlib
 import math
+import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from functools import partial
@@ -67,9 +67,8 @@ class DialectGuard:
         # SQLAlchemy wraps what is an error of the driver's, and tells its kind by its class.
         base: type[Exception] = dialect.loaded_dbapi.OperationalError
         self._error_class: Any = type("OutOfTimeError", (OutOfTime, base), {})
-        self._opening: weakref.WeakKeyDictionary[ConnectionPoolEntry, int] = (
-            weakref.WeakKeyDictionary()
-        )
+        # The connections that are being set up, by identity.
+        self._opening: dict[int, int] = {}
 
     def install(self, engine: Engine) -> None:
         """Wrap the dialect's methods, its cursors, and the opening of connections."""
@@ -88,22 +87,25 @@ class DialectGuard:
             event.listen(engine, "connect", self._end_set_up)
         event.listen(engine, "handle_error", self._on_error)
 
-    def guarded(self, method: Callable[..., Any], *, is_last: bool = False) -> Callable[..., Any]:
+    def guarded(
+        self, method: Callable[..., Any], *, is_last: bool = False, seconds: float | None = None
+    ) -> Callable[..., Any]:
         """Make a method end in time.
 
         Args:
             method: Its first argument is a cursor or a connection.
             is_last: Whether it is to leave a connection in order, for which there is a little
                 time even when the limit is over.
+            seconds: How long it may take within any limit or none.
         """
         # Names of its own cost a call the least.
-        seconds, severs, cut = self._seconds, self._cuts.severs, self._cut
+        longest, severs, cut = seconds or self._seconds, self._cuts.severs, self._cut
         limit_of_now, now = current_limit, time.monotonic
         enter, leave = watchdog.enter, watchdog.leave
 
         def call(target: Any, *args: Any, **kwargs: Any) -> Any:
             limit = limit_of_now()
-            ends = now() + seconds
+            ends = now() + longest
             if limit is None:
                 key = enter(ends, limit, cut, target)
             else:
@@ -170,14 +172,26 @@ class DialectGuard:
             context.invalidate_pool_on_disconnect = False
 
     def _closing(self, method: Callable[..., Any]) -> Callable[[Any], None]:
-        in_time = self.guarded(method, is_last=True)
+        # To cut a connection closes it as well, and asyncpg would wait for two seconds or for ever.
+        seconds = GRACE_SECONDS if self._cuts.severs else self._seconds
+        in_time = self.guarded(method, is_last=True, seconds=seconds)
 
         def close(connection: Any) -> None:
+            key = self._opening.pop(id(connection), None)
+            if key is not None and not watchdog.leave(key):
+                self._explain_failed_set_up()
             # One that was cut is closed.
             with contextlib.suppress(self._error_class):
                 in_time(connection)
 
         return close
+
+    def _explain_failed_set_up(self) -> None:
+        # SQLAlchemy closes a connection within the handling of what a listener raised: an error
+        # of the driver's own, which does not know that it was cut.
+        _, error, _ = sys.exc_info()
+        if error is not None and not isinstance(error, OutOfTime):
+            error.__cause__ = self._error(current_limit())
 
     def _with_guarded_cursors(self, context_class: Any) -> Any:
         cursor_class = _cursor_class(self.guarded)
@@ -265,12 +279,14 @@ class DialectGuard:
 
     def _begin_set_up(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Limit what the listeners to come ask of a new connection by cursors of their own."""
+        del record
         limit = current_limit()
         ends = self._end_of_opening(limit)
-        self._opening[record] = watchdog.enter(ends, limit, self._cut, connection)
+        self._opening[id(connection)] = watchdog.enter(ends, limit, self._cut, connection)
 
     def _end_set_up(self, connection: Any, record: ConnectionPoolEntry) -> None:
-        if not watchdog.leave(self._opening.pop(record)):
+        del record
+        if not watchdog.leave(self._opening.pop(id(connection))):
             raise self._cut_error(current_limit(), connection)
 
 

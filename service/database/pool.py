@@ -211,8 +211,9 @@ class MeteredPoolMixin(QueuePool):
         total, waiting = queue.qsize() + queue.checked_out, queue.waiting + 1
         oldest = observer.oldest_use() if observer is not None else ""
         state = "the pool is suspended" if queue.suspended else "the pool is full"
+        patience = min(waited, self.timeout())
         told = (
-            f"{state}, and no connection came free within {waited:.3g} s:"
+            f"{state}, and no connection came free within {patience:.3g} s:"
             f" total {total} of {self.capacity:g}, used {queue.checked_out},"
             f" idle {queue.qsize()}, waiting {waiting}{oldest and '; '}{oldest}"
         )

@@ -7,8 +7,6 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,16 +51,6 @@ def assert_unhealthy(answer: dict[str, Any], reason: str, within: float) -> None
 def is_healthy(engine: Engine) -> bool:
     """Whether a database counts as healthy."""
     return bool(check_database_health(engine, timeout=DEADLINE)["status"] == "healthy")
-
-
-@contextmanager
-def paused(server: PostgresServer) -> Iterator[None]:
-    """Keep a server from answering."""
-    server.pause()
-    try:
-        yield
-    finally:
-        server.resume()
 
 
 @pytest.fixture
@@ -122,7 +110,7 @@ def test_server_that_was_killed_is_lost_and_found_again(
 def test_server_that_hangs_is_told_within_the_deadline(
     faulty_server: PostgresServer, engine: Engine
 ) -> None:
-    with paused(faulty_server):
+    with faulty_server.paused():
         start = time.perf_counter()
         answer = check_database_health(engine, timeout=DEADLINE)
         assert time.perf_counter() - start < DEADLINE + SLACK
@@ -133,7 +121,7 @@ def test_server_that_hangs_is_told_within_the_deadline(
 def test_server_that_hangs_has_one_question_however_often_it_is_asked(
     faulty_server: PostgresServer, engine: Engine
 ) -> None:
-    with paused(faulty_server):
+    with faulty_server.paused():
         check_database_health(engine, timeout=DEADLINE)
         [waiting] = questions()
         for _ in range(20):
@@ -152,7 +140,7 @@ def test_server_that_hangs_while_connecting_is_told_within_the_deadline(
     faulty_server: PostgresServer, make_engine: MakeEngine
 ) -> None:
     engine = make_engine(faulty_server.url(), pool_name="health", connect_timeout=2)
-    with paused(faulty_server):
+    with faulty_server.paused():
         answer = check_database_health(engine, timeout=DEADLINE)
         assert_unhealthy(answer, "timeout", within=DEADLINE + SLACK)
         [waiting] = questions()
@@ -166,7 +154,7 @@ def test_questions_of_two_engines_do_not_wait_for_each_other(
     faulty_server: PostgresServer, engine: Engine, make_engine: MakeEngine, kit_url: str
 ) -> None:
     other = make_engine(kit_url, pool_name="other")
-    with paused(faulty_server):
+    with faulty_server.paused():
         check_database_health(engine, timeout=DEADLINE)
         assert_healthy(check_database_health(other), within=2)
     eventually(lambda: is_healthy(engine))

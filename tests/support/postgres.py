@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -99,6 +100,15 @@ class PostgresServer:
         for process in self._all():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep the server from answering for as long as the context is open."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
 
     def remove(self) -> None:
         """Stop the server, if it runs, and delete its files."""
