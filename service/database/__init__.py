@@ -7,6 +7,7 @@ service: copy the folder to use it elsewhere. Importing it opens and needs no da
 from typing import TYPE_CHECKING, Any
 
 from service.database.base import NAMING_CONVENTION, Base, metadata
+from service.database.deadline import TimeLimit, time_limit
 from service.database.engine import create_async_db_engine, create_db_engine, process
 from service.database.health import check_database_health
 from service.database.pagination import InvalidCursorError, Page, Sort
@@ -53,6 +54,7 @@ __all__ = [
     "SessionLocal",
     "SettingsError",
     "Sort",
+    "TimeLimit",
     "UnsupportedUrlError",
     "async_engine",
     "check_database_health",
@@ -71,6 +73,7 @@ __all__ = [
     "read_session",
     "reset_db",
     "route_source",
+    "time_limit",
     "write_session",
 ]
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
+from service.database.deadline import current_limit
 from service.database.deadline_guard import guard
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
@@ -276,5 +277,19 @@ def _begin_sqlite_transaction(connection: Connection) -> None:
     that reads first and writes later would fail at once when another has written in between.
     """
     driver: Any = connection.connection.dbapi_connection
-    if not connection.dialect.detect_autocommit_setting(driver):
+    if connection.dialect.detect_autocommit_setting(driver):
+        return
+    limit = current_limit()
+    if limit is None or limit.remaining >= _SQLITE_BUSY_SECONDS:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    # An interrupt does not end this wait.
+    _set_busy_timeout(driver, limit.remaining)
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        _set_busy_timeout(driver, _SQLITE_BUSY_SECONDS)
+
+
+def _set_busy_timeout(driver: Any, seconds: float) -> None:
+    driver.execute(f"PRAGMA busy_timeout={round(seconds * 1000)}").close()

@@ -1,27 +1,22 @@
 """Asking a database something within a deadline, and whether it answers at all."""
 
 import logging
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from service.database.deadline import time_limit
 from service.database.engine import autocommit_engine, process
-from service.database.failures import failure_reason
+from service.database.failures import DeadlineExceeded, classify, failure_reason
 
 AnswerT = TypeVar("AnswerT")
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT: Final = 2.0
-# The thread that asks, and when its answer is overdue.
-_in_flight: "weakref.WeakKeyDictionary[Engine, tuple[threading.Thread, float]]" = (
-    weakref.WeakKeyDictionary()
-)
-_lock = threading.Lock()
 
 
 class OverdueError(TimeoutError):
@@ -31,12 +26,8 @@ class OverdueError(TimeoutError):
 def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: float) -> AnswerT:
     """Ask a database something within a deadline that holds even when the server hangs.
 
-    The question runs in a thread of its own, because no setting of a driver ends the wait for a
-    server that is stopped. One is in flight for each engine: the next waits its turn, and fails
-    at once while an overdue one still waits, instead of taking another connection.
-
     Args:
-        engine: Which database.
+        engine: Which database; an engine of the kit.
         question: What to do with a connection.
         timeout: Seconds.
 
@@ -44,40 +35,14 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
         OverdueError: There was no answer in time.
         sqlalchemy.exc.SQLAlchemyError: The database answered with an error.
     """
-    deadline = time.monotonic() + timeout
-    answers: list[AnswerT] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            # A transaction would cost more round trips, and on SQLite wait for every writer.
-            with autocommit_engine(engine).connect() as connection:
-                answers.append(question(connection))
-        except Exception as error:  # noqa: BLE001 - raised again by the thread that asked
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="database-question", daemon=True)
-    _start_in_turn(engine, thread, deadline)
-    thread.join(max(0.0, deadline - time.monotonic()))
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise OverdueError
-    return answers[0]
-
-
-def _start_in_turn(engine: Engine, thread: threading.Thread, deadline: float) -> None:
-    while True:
-        with _lock:
-            former, overdue = _in_flight.get(engine, (None, 0.0))
-            if former is None or not former.is_alive():
-                _in_flight[engine] = thread, deadline
-                thread.start()
-                return
-        patience = min(deadline, overdue) - time.monotonic()
-        if patience <= 0:
-            raise OverdueError
-        former.join(patience)
+    try:
+        # A transaction would cost more round trips, and on SQLite wait for every writer.
+        with time_limit(timeout), autocommit_engine(engine).connect() as connection:
+            return question(connection)
+    except SQLAlchemyError as error:
+        if isinstance(classify(error), DeadlineExceeded):
+            raise OverdueError from error
+        raise
 
 
 def check_database_health(

@@ -2,9 +2,11 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -656,6 +658,25 @@ def test_sqlite_is_interrupted_and_its_connection_stays(
     start = time.perf_counter()
     assert client.ask(ask) == 1
     assert time.perf_counter() - start < LIMIT + 1
+    assert PoolMetrics(pool_name).closed("error") == 0
+    client.close()
+
+
+@pytest.mark.parametrize("kind", [ThreadClient, TaskClient], ids=["sqlite3", "aiosqlite"])
+def test_wait_for_another_writer_of_sqlite_ends_at_the_deadline(
+    kind: type[ThreadClient], tmp_path: Path, pool_name: str
+) -> None:
+    client = kind(f"sqlite:///{tmp_path / 'test.db'}", pool_name)
+    query = text("PRAGMA busy_timeout")
+    assert client.ask(select_one) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "test.db")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        ended = client.fail(lambda connection: connection.begin(), LIMIT)
+        assert ended.failure is not None
+        assert ended.failure.reason in ("deadline_exceeded", "lock_not_available")
+        assert LIMIT * 0.9 < ended.seconds < LIMIT + 1
+        writer.rollback()
+    assert client.ask(lambda connection: connection.scalar(query), LIMIT) == 5000
     assert PoolMetrics(pool_name).closed("error") == 0
     client.close()
 
