@@ -233,14 +233,12 @@ class DialectGuard:
             if limit is not None and limit.is_cancelled:
                 raise self._error(limit)
             threading.Thread(target=run, name="database-connect", daemon=True).start()
-            connection = opened.result()
+            return opened.result()
         except CancelledError:
             raise self._error(limit) from None
         finally:
             watchdog.leave(key)
             opened.cancel()
-        self._cuts.opened(connection)
-        return connection
 
     def _connect_as_task(
         self, connect: Callable[..., Any], *args: Any, **params: Any
@@ -280,6 +278,7 @@ class DialectGuard:
     def _begin_set_up(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """Limit what the listeners to come ask of a new connection by cursors of their own."""
         del record
+        self._cuts.opened(connection)
         limit = current_limit()
         ends = self._end_of_opening(limit)
         self._opening[id(connection)] = watchdog.enter(ends, limit, self._cut, connection)

@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, Qu
 
 from service.database import pool_clock
 from service.database.collecting import is_collecting, run_elsewhere
-from service.database.failures import failure_reason
+from service.database.failures import OutOfTime, failure_reason
 from service.database.pool import (
     MeteredPoolMixin,
     PoolTimeoutError,
@@ -247,7 +247,11 @@ class PoolFollower:
     ) -> None:
         """Remember why; `close` follows."""
         del connection
-        self._invalidated[record] = "invalidated" if error is None else "error"
+        if isinstance(error, OutOfTime):
+            reason = error.failure.reason
+        else:
+            reason = "invalidated" if error is None else "error"
+        self._invalidated[record] = reason
 
     def _on_close(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Count a connection that ends; whoever has it, has it no more."""

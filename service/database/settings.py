@@ -104,7 +104,12 @@ class LayeredSettings(BaseSettings):
 
 
 class DatabaseSettings(LayeredSettings):
-    """How to reach the database, and how much of it to take. Times are in seconds."""
+    """How to reach the database, and how much of it to take. Times are in seconds.
+
+    `query_deadline` is how long any single call to the driver may take that `time_limit` does not
+    limit further; it holds even when the server hangs. `statement_timeout` is the server's own,
+    and has to be shorter: its error costs no connection.
+    """
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
 

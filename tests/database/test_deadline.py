@@ -17,6 +17,7 @@ import psycopg2
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from service.database import DatabaseSettings, SettingsError
@@ -153,7 +154,7 @@ def test_query_on_a_server_that_hangs_ends_at_its_deadline(
 ) -> None:
     assert hang_within(client, faulty_server, select_one).was("deadline_exceeded", after=LIMIT)
     metrics = PoolMetrics(client.engine.pool.observer.pool_name)  # type: ignore[attr-defined]
-    assert (metrics.closed("error"), metrics.used, metrics.idle) == (1, 0, 0)
+    assert (metrics.closed("deadline_exceeded"), metrics.used, metrics.idle) == (1, 0, 0)
     assert_recovers(client, faulty_server)
 
 
@@ -318,33 +319,91 @@ def turn(client: ThreadClient) -> bool:
     return True
 
 
+@pytest.mark.parametrize("where", ["its own thread", "another thread"])
 def test_cancelled_limit_ends_what_is_being_asked(
-    client: ThreadClient, faulty_server: PostgresServer
+    client: ThreadClient, faulty_server: PostgresServer, where: str
 ) -> None:
     def ask(connection: Connection) -> None:
-        limit = current_limit()
-        assert limit is not None
-        threading.Timer(LIMIT, limit.cancel).start()
+        cancel_later(where)
         connection.execute(text("SELECT pg_sleep(20)"))
 
+    if where == "its own thread" and not isinstance(client, TaskClient):
+        pytest.skip("a thread that waits cannot cancel; a task of its loop can")
     assert client.fail(ask, 10).was("cancelled", after=LIMIT)
+    metrics = PoolMetrics(client.engine.pool.observer.pool_name)  # type: ignore[attr-defined]
+    assert metrics.closed("cancelled") == 1
     # PostgreSQL notices within the interval of its look at the client.
     assert_recovers(client, faulty_server)
+
+
+def cancel_later(where: str = "another thread") -> None:
+    """Cancel the limit of now in a while."""
+    limit = current_limit()
+    assert limit is not None
+    if where == "another thread":
+        threading.Timer(LIMIT, limit.cancel).start()
+    else:
+        asyncio.get_running_loop().call_later(LIMIT, limit.cancel)
 
 
 def test_cancelled_limit_ends_what_is_asked_of_a_server_that_hangs(
     client: ThreadClient, faulty_server: PostgresServer
 ) -> None:
     def ask(connection: Connection) -> None:
-        limit = current_limit()
-        assert limit is not None
-        threading.Timer(LIMIT, limit.cancel).start()
+        cancel_later()
         connection.execute(text("SELECT 1"))
         faulty_server.pause()
         connection.commit()
 
     try:
         assert client.fail(ask, 10).was("cancelled", after=LIMIT)
+    finally:
+        faulty_server.resume()
+    assert_recovers(client, faulty_server)
+
+
+def test_cancelled_limit_ends_the_opening_of_a_connection(
+    make_client: MakeClient, faulty_server: PostgresServer
+) -> None:
+    client = make_client(faulty_server.url(), connect_timeout=3)
+    with faulty_server.paused(), time_limit(10) as limit:
+        threading.Timer(LIMIT, limit.cancel).start()
+        assert client.fail(select_one).was("cancelled", after=LIMIT)
+    assert_recovers(client, faulty_server)
+
+
+def test_cancelled_limit_ends_a_rollback(
+    client: ThreadClient, faulty_server: PostgresServer
+) -> None:
+    def ask(connection: Connection) -> None:
+        connection.execute(text("SELECT 1"))
+        faulty_server.pause()
+        cancel_later()
+        connection.rollback()
+
+    try:
+        assert client.fail(ask, 10).was("cancelled", after=LIMIT)
+    finally:
+        faulty_server.resume()
+    assert_recovers(client, faulty_server)
+
+
+@pytest.mark.parametrize("kind", [ThreadClient], ids=["psycopg2"], indirect=True)
+def test_session_whose_commit_hangs_ends_at_its_deadline(
+    client: ThreadClient, faulty_server: PostgresServer
+) -> None:
+    start = time.perf_counter()
+    try:
+        with (
+            pytest.raises(SQLAlchemyError) as raised,
+            time_limit(LIMIT),
+            Session(client.engine) as session,
+            session.begin(),
+        ):
+            session.execute(text("SELECT 1"))
+            faulty_server.pause()
+        ended = Ended(classify(raised.value), time.perf_counter() - start)
+        assert ended.was("deadline_exceeded", after=LIMIT, slack=0.3)
     finally:
         faulty_server.resume()
     assert_recovers(client, faulty_server)

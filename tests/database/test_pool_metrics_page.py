@@ -43,7 +43,7 @@ def test_query_asks_for_what_is_exported(query: str) -> None:
 def test_every_reason_of_a_close_is_explained() -> None:
     table = PAGE.partition("### Why a connection was closed")[2]
     explained_reasons = {*re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)}
-    source = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "service/database").glob("pool*.py")
-    )
+    kit = ROOT / "service/database"
+    paths = [*kit.glob("pool*.py"), kit / "failures.py"]
+    source = "".join(path.read_text(encoding="utf-8") for path in paths)
     assert all(f'"{reason}"' in source for reason in explained_reasons)

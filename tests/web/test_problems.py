@@ -1,6 +1,7 @@
 """Every error is a problem (RFC 9457), and none of them tells what it should not."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,12 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from service.app import MAX_BODY_BYTES, create_app
-from service.database import DatabaseSettings, create_db_engine, process
+from service.database import DatabaseSettings, create_db_engine, process, time_limit
 from service.settings import Settings
-from service.web.unit_of_work import writes
+from service.web.unit_of_work import reads, writes
 
 SECRET = "hunter2-in-an-error"
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT max(i) FROM n"
 
 
 @pytest.fixture
@@ -32,6 +34,12 @@ def broken_client(database_url: str) -> Iterator[TestClient]:
     def uncommittable(session: Session) -> dict[str, str]:
         session.execute(text("INSERT INTO children (parent_id) VALUES (1)"))
         return {"status": "created"}
+
+    @app.get("/endless")
+    @reads
+    def endless(session: Session) -> None:
+        with time_limit(0.2):
+            session.execute(text(ENDLESS))
 
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
@@ -126,6 +134,16 @@ def test_missing_table_is_a_503_that_names_nothing(client: TestClient, database_
         with engine.begin() as connection:
             connection.execute(text(rename.format("hidden", "products")))
         engine.dispose()
+
+
+def test_query_that_takes_too_long_is_a_503(broken_client: TestClient) -> None:
+    start = time.perf_counter()
+    response = broken_client.get("/endless")
+    assert time.perf_counter() - start < 1.2
+    problem_of(response, 503)
+    assert int(response.headers["retry-after"]) > 0
+    assert "RECURSIVE" not in response.text
+    assert broken_client.get("/products").status_code == 200
 
 
 def test_openapi_describes_problems(client: TestClient) -> None:
