@@ -319,16 +319,13 @@ def turn(client: ThreadClient) -> bool:
     return True
 
 
-@pytest.mark.parametrize("where", ["its own thread", "another thread"])
 def test_cancelled_limit_ends_what_is_being_asked(
-    client: ThreadClient, faulty_server: PostgresServer, where: str
+    client: ThreadClient, faulty_server: PostgresServer
 ) -> None:
     def ask(connection: Connection) -> None:
-        cancel_later(where)
+        cancel_later()
         connection.execute(text("SELECT pg_sleep(20)"))
 
-    if where == "its own thread" and not isinstance(client, TaskClient):
-        pytest.skip("a thread that waits cannot cancel; a task of its loop can")
     assert client.fail(ask, 10).was("cancelled", after=LIMIT)
     metrics = PoolMetrics(client.engine.pool.observer.pool_name)  # type: ignore[attr-defined]
     assert metrics.closed("cancelled") == 1
@@ -336,14 +333,25 @@ def test_cancelled_limit_ends_what_is_being_asked(
     assert_recovers(client, faulty_server)
 
 
-def cancel_later(where: str = "another thread") -> None:
-    """Cancel the limit of now in a while."""
+@pytest.mark.parametrize("kind", [TaskClient], ids=["asyncpg"], indirect=True)
+def test_limit_is_cancelled_by_another_task_of_the_loop(
+    client: ThreadClient, faulty_server: PostgresServer
+) -> None:
+    def ask(connection: Connection) -> None:
+        limit = current_limit()
+        assert limit is not None
+        asyncio.get_running_loop().call_later(LIMIT, limit.cancel)
+        connection.execute(text("SELECT pg_sleep(20)"))
+
+    assert client.fail(ask, 10).was("cancelled", after=LIMIT)
+    assert_recovers(client, faulty_server)
+
+
+def cancel_later() -> None:
+    """Cancel the limit of now in a while, from another thread."""
     limit = current_limit()
     assert limit is not None
-    if where == "another thread":
-        threading.Timer(LIMIT, limit.cancel).start()
-    else:
-        asyncio.get_running_loop().call_later(LIMIT, limit.cancel)
+    threading.Timer(LIMIT, limit.cancel).start()
 
 
 def test_cancelled_limit_ends_what_is_asked_of_a_server_that_hangs(

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service.database.deadline import time_limit
+from service.database.deadline_calls import CallGuard
 from service.database.deadline_drivers import DRIVERS
-from service.database.deadline_guard import DialectGuard, guard
+from service.database.deadline_guard import guard
 from tests.load.measuring import figure, header, interleaved, row
 from tests.support.postgres import PostgresServer
 
@@ -79,7 +80,7 @@ def main() -> None:
     try:
         url = server.url(driver="postgresql+psycopg2")
         stock, ours = create_engine(url), create_engine(url)
-        guarded = DialectGuard(ours.dialect, DRIVERS["psycopg2"], _DEADLINE).guarded(nothing)
+        guarded = CallGuard(ours.dialect, DRIVERS["psycopg2"], _DEADLINE).guarded(nothing)
         guard(ours, _DEADLINE)
         results = interleaved(
             {
