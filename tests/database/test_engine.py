@@ -1,9 +1,8 @@
 """Engines: lazy, one per process, bounded, and safe over a fork."""
 
-import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -21,6 +20,7 @@ from service.database import (
 )
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.urls import async_url, parse_url
+from tests.support.forking import in_child
 
 
 @pytest.fixture
@@ -283,19 +283,3 @@ def test_forked_child_has_asyncio_connections_of_its_own(
         await process.async_engine.dispose()
 
     anyio.run(scenario)
-
-
-def in_child(work: Callable[[], object]) -> object:
-    """Run something in a forked process; what it returned, as a number."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, str(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        text_of = answer.read()
-    os.waitpid(child, 0)
-    return int(text_of) if text_of.isdigit() else text_of or "None"

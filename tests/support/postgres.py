@@ -46,9 +46,8 @@ class PostgresServer:
         self.port = free_port()
         self._settings = {**_SETTINGS, **settings}
         self._packaged = PackagedServer(self.data, postgres_version=VERSION)
-        # The wheel's start() listens on a socket file only, and ties the server to this process.
-        self._packaged.ensure_pgdata_inited()
         self._process: subprocess.Popen[bytes] | None = None
+        self._fill()
 
     def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
         """The URL of a database on this server."""
@@ -121,6 +120,10 @@ class PostgresServer:
         """Run a statement outside of any transaction."""
         execute(self.url(database), statement)
 
+    def _fill(self) -> None:
+        # The wheel's start() listens on a socket file only, and ties the server to this process.
+        self._packaged.ensure_pgdata_inited()
+
     def _accepts(self) -> bool:
         try:
             self.execute("SELECT 1")
@@ -142,6 +145,67 @@ class PostgresServer:
     def _all(self) -> list[psutil.Process]:
         main = psutil.Process(self._running().pid)
         return [main, *main.children(recursive=True)]
+
+
+class ReplicaServer(PostgresServer):
+    """A hot standby, copied from a running primary, that follows it by streaming replication.
+
+    Args:
+        primary: Whom to follow.
+        settings: Parameters beside or instead of the usual ones.
+    """
+
+    def __init__(self, primary: PostgresServer, **settings: str) -> None:
+        self._primary = primary
+        super().__init__(**settings)
+
+    def pause_replay(self) -> None:
+        """Receive what the primary writes, and do not apply it."""
+        self.execute("SELECT pg_wal_replay_pause()")
+
+    def resume_replay(self) -> None:
+        """Apply what was received, and go on."""
+        self.execute("SELECT pg_wal_replay_resume()")
+
+    def cut_off(self) -> None:
+        """End the stream from the primary; queries are still answered."""
+        self._follow("")
+
+    def reconnect(self) -> None:
+        """Follow the primary again."""
+        self._follow(self._conninfo)
+
+    def promote(self) -> None:
+        """Make it a primary of its own, for good."""
+        self.execute("SELECT pg_promote()")
+
+    @property
+    def _conninfo(self) -> str:
+        return f"host=127.0.0.1 port={self._primary.port} user=postgres"
+
+    def _follow(self, conninfo: str) -> None:
+        self.execute(f"ALTER SYSTEM SET primary_conninfo = '{conninfo}'")
+        self.execute("SELECT pg_reload_conf()")
+
+    def _fill(self) -> None:
+        user = self._packaged.system_user
+        if user is not None:
+            shutil.chown(self.data, user)
+        # The directory may not be seen by others, and pg_basebackup runs as the server's user.
+        self.directory.chmod(0o755)
+        self.data.chmod(0o700)
+        with (self.directory / "log").open("ab") as log:
+            subprocess.run(
+                [
+                    str(POSTGRES_VERSIONS[VERSION] / "pg_basebackup"),
+                    *("--pgdata", str(self.data), "--dbname", self._conninfo),
+                    *("--wal-method=stream", "--checkpoint=fast", "--no-sync"),
+                    "--write-recovery-conf",
+                ],
+                stderr=log,
+                check=True,
+                user=user,
+            )
 
 
 def execute(url: str, statement: str) -> None:
