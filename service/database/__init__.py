@@ -15,6 +15,7 @@ from service.database.pool_events import instrument
 from service.database.pool_holders import route_source
 from service.database.pool_queue import PoolPolicy
 from service.database.pool_snapshot import HolderSnapshot, PoolSnapshot, pool_snapshot
+from service.database.replica import ReplicaFailedError
 from service.database.repository import BaseRepository
 from service.database.repository_async import BaseRepositoryAsync
 from service.database.schema import ProductionSchemaError, drop_db, init_db, reset_db
@@ -24,6 +25,7 @@ from service.database.session import (
     get_db,
     get_db_context,
     read_session,
+    run_read,
     write_session,
 )
 from service.database.session_async import AsyncSessionLocal, get_async_db
@@ -51,6 +53,7 @@ __all__ = [
     "PoolSnapshot",
     "ProductionSchemaError",
     "ReadOnlySessionError",
+    "ReplicaFailedError",
     "SessionLocal",
     "SettingsError",
     "Sort",
@@ -73,6 +76,7 @@ __all__ = [
     "read_session",
     "reset_db",
     "route_source",
+    "run_read",
     "time_limit",
     "write_session",
 ]

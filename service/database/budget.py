@@ -12,6 +12,8 @@ from service.database.settings import DatabaseSettings
 MIGRATION_CONNECTIONS: Final = 2
 # The health checks' own connection, so that a full pool does not look like a dead database.
 HEALTH_CONNECTIONS: Final = 1
+# That which compares the primary's position with the replica's.
+REPLICA_MONITOR_CONNECTIONS: Final = 1
 
 # A limit that is absent is -1 in the catalogs; `reserved_connections` is PostgreSQL 16's.
 _POSTGRESQL: Final = text("""
@@ -36,7 +38,10 @@ _SUBJECTS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionDemand:
-    """The most connections that a deployment opens at once.
+    """The most connections that a deployment opens at once to its primary.
+
+    A replica gets fewer: no migrations run there, and it has to take as many as its primary, or
+    PostgreSQL does not start it. So a deployment that fits the one fits the other.
 
     Attributes:
         replicas: How many containers or pods run at once, those of a rolling update included.
@@ -44,6 +49,7 @@ class ConnectionDemand:
         capacity: The most connections of a worker's pool; one more is its health checks'.
         streams: Connections of a worker for answers that are streamed.
         migrations: Connections of a migration that runs beside them.
+        monitors: Connections of each worker that watch a replica's lag.
     """
 
     replicas: int
@@ -51,18 +57,20 @@ class ConnectionDemand:
     capacity: int
     streams: int = 0
     migrations: int = MIGRATION_CONNECTIONS
+    monitors: int = 0
 
     @property
     def total(self) -> int:
         """How many that is."""
-        each = self.capacity + HEALTH_CONNECTIONS + self.streams
+        each = self.capacity + HEALTH_CONNECTIONS + self.streams + self.monitors
         return self.replicas * self.workers * each + self.migrations
 
     def __str__(self) -> str:
+        monitors = f" + {self.monitors} for the replica's lag" if self.monitors else ""
         return (
             f"{self.replicas} replicas x {self.workers} workers"
             f" x ({self.capacity} of the pool + {HEALTH_CONNECTIONS} for health"
-            f" + {self.streams} for streams)"
+            f" + {self.streams} for streams{monitors})"
             f" + {self.migrations} for migrations = {self.total} connections"
         )
 
@@ -86,13 +94,17 @@ def connection_demand(
     """What a deployment may open.
 
     Args:
-        settings: The pool's sizes.
+        settings: The pool's sizes, and whether there is a replica.
         workers: Processes in each container.
         replicas: Containers at once.
         streams: Connections of each process for answers that are streamed.
     """
     return ConnectionDemand(
-        replicas=replicas, workers=workers, capacity=settings.pool_capacity, streams=streams
+        replicas=replicas,
+        workers=workers,
+        capacity=settings.pool_capacity,
+        streams=streams,
+        monitors=REPLICA_MONITOR_CONNECTIONS if settings.replica_url is not None else 0,
     )
 
 

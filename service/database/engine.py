@@ -4,7 +4,7 @@ import math
 import os
 import threading
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -19,6 +19,9 @@ from service.database.pool_events import instrument
 from service.database.pool_queue import PoolPolicy
 from service.database.settings import DatabaseSettings
 from service.database.urls import is_memory, parse_url
+
+if TYPE_CHECKING:
+    from service.database.replica import Replica
 
 APPLICATION_NAME: Final = "tidegate"
 # How often PostgreSQL (14 or newer) looks whether the client of a running query is still there: a
@@ -80,6 +83,7 @@ class ProcessEngines:
         self._engine: Engine | None = None
         self._read_engine: Engine | None = None
         self._async_engine: AsyncEngine | None = None
+        self._replica: Replica | None = None
 
     @property
     def settings(self) -> DatabaseSettings:
@@ -113,6 +117,23 @@ class ProcessEngines:
                 self._async_engine = create_async_db_engine(settings=self.settings)
             return self._async_engine
 
+    @property
+    def replica(self) -> "Replica | None":
+        """The read replica, watched from its first use on; None without DATABASE_REPLICA_URL."""
+        with self._lock:
+            if self._replica is None and self.settings.replica_url is not None:
+                # It asks through what this module makes.
+                from service.database.replica import Replica  # noqa: PLC0415
+
+                self._replica = Replica(self.settings)
+            return self._replica
+
+    @property
+    def replica_engine(self) -> Engine | None:
+        """The replica's pool in AUTOCOMMIT; None without DATABASE_REPLICA_URL."""
+        replica = self.replica
+        return replica.engine if replica is not None else None
+
     def configure(self, settings: DatabaseSettings | None) -> None:
         """Replace the settings; engines made from the former ones are disposed.
 
@@ -124,7 +145,7 @@ class ProcessEngines:
             self._settings = settings
 
     def dispose(self) -> None:
-        """Close the idle connections of the sync engine and drop both engines.
+        """Close the idle connections of the sync engines, and drop all engines.
 
         An asyncio pool closes within its own loop: `await async_engine.dispose()` there first.
         """
@@ -141,9 +162,11 @@ class ProcessEngines:
             self._engine.dispose(close=close)
         if self._async_engine is not None:
             self._async_engine.sync_engine.dispose(close=False)
+        if self._replica is not None:
+            self._replica.dispose() if close else self._replica.abandon()
         if close:
             # After a fork the objects stay: a module may hold them, and their pools are new.
-            self._engine = self._read_engine = self._async_engine = None
+            self._engine = self._read_engine = self._async_engine = self._replica = None
 
 
 process = ProcessEngines()

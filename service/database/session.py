@@ -1,13 +1,17 @@
 """Sync sessions: `get_db` for requests, `get_db_context` for scripts, and two doors of intent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
 
 from service.database.engine import process
+from service.database.replica import ReplicaFailedError
+
+ResultT = TypeVar("ResultT")
 
 
 class ReadOnlySessionError(RuntimeError):
@@ -86,17 +90,52 @@ def get_db_context() -> Iterator[Session]:
 
 
 @contextmanager
-def read_session() -> Iterator[Session]:
+def read_session(*, fresh: bool = False) -> Iterator[Session]:
     """Give a session that only reads, without a transaction.
 
-    Without one psycopg2 has no server-side cursor: for rows in portions (`yield_per`) take
-    `get_db_context`.
+    It reads from the replica where there is one that lags no more than it may, and else from the
+    primary: also when the replica has no connection to give. Without a transaction psycopg2 has no
+    server-side cursor: for rows in portions (`yield_per`) take `get_db_context`.
+
+    Args:
+        fresh: Read from the primary, for whoever just wrote.
 
     Raises:
         ReadOnlySessionError: From within, on an attempt to write.
+        ReplicaFailedError: The replica failed in the middle, and the primary may not: run the
+            whole block again with `fresh=True`, as `run_read` does.
     """
-    with ReadSessionLocal() as session:
-        yield session
+    replica = None if fresh else process.replica
+    connection = replica.connect() if replica is not None else None
+    if replica is None or connection is None:
+        with ReadSessionLocal() as session:
+            yield session
+        return
+    try:
+        with connection, ReadSessionLocal(bind=connection) as session:
+            yield session
+    except DBAPIError as error:
+        if not replica.failed(error):
+            raise
+        raise ReplicaFailedError from error
+
+
+def run_read(work: Callable[[Session], ResultT], *, fresh: bool = False) -> ResultT:
+    """Run something that reads, and run it again on the primary where the replica fails in it.
+
+    Args:
+        work: What to do with the session of `read_session`; it may be called twice.
+        fresh: Read from the primary, for whoever just wrote.
+
+    Returns:
+        What `work` returned.
+    """
+    try:
+        with read_session(fresh=fresh) as session:
+            return work(session)
+    except ReplicaFailedError:
+        with read_session(fresh=True) as session:
+            return work(session)
 
 
 @contextmanager

@@ -117,6 +117,9 @@ class DatabaseSettings(LayeredSettings):
     url: SecretStr | None = None
     url_async: SecretStr | None = None
     migrate_url: SecretStr | None = Field(None, validation_alias="MIGRATE_DATABASE_URL")
+    replica_url: SecretStr | None = None
+    # What the replica shows is never older than this; a tighter bound would mostly measure itself.
+    replica_max_lag: Annotated[float, Field(ge=0.5, le=3600)] = 2.0
     echo: bool = False
     pool_size: Annotated[int, Field(ge=1, le=1000)] = 5
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 5
@@ -154,7 +157,7 @@ class DatabaseSettings(LayeredSettings):
     @model_validator(mode="after")
     def _urls_are_supported(self) -> Self:
         try:
-            _ = self.sync_url, self.migration_url
+            _ = self.sync_url, self.migration_url, self.replica_sync_url
             if self.url_async is not None:
                 _ = self.asyncio_url
         except UnsupportedUrlError as error:
@@ -186,6 +189,27 @@ class DatabaseSettings(LayeredSettings):
         if self.migrate_url is not None:
             return parse_url(self.migrate_url.get_secret_value(), "MIGRATE_DATABASE_URL")
         return self.sync_url
+
+    @property
+    def replica_sync_url(self) -> URL | None:
+        """`DATABASE_REPLICA_URL` with its driver; None when unset.
+
+        Raises:
+            UnsupportedUrlError: One of the two databases is not PostgreSQL.
+        """
+        if self.replica_url is None:
+            return None
+        url = parse_url(self.replica_url.get_secret_value(), "DATABASE_REPLICA_URL")
+        for name, backend in (
+            ("DATABASE_REPLICA_URL", url.get_backend_name()),
+            ("DATABASE_URL", self.sync_url.get_backend_name()),
+        ):
+            if backend != "postgresql":
+                raise UnsupportedUrlError(
+                    f"DATABASE_REPLICA_URL: replicas are read of PostgreSQL only, and {name} is of"
+                    f" {backend}; unset DATABASE_REPLICA_URL, or use PostgreSQL"
+                )
+        return url
 
     @property
     def pool_capacity(self) -> int:

@@ -30,6 +30,27 @@ def test_demand_counts_replicas_workers_health_checks_and_migrations() -> None:
     assert connection_demand(settings, workers=2, replicas=3).total == 3 * 2 * (8 + 1) + 2
 
 
+def test_replica_costs_each_worker_one_connection_to_the_primary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = DatabaseSettings(
+        url="postgresql://primary/db",
+        replica_url="postgresql://replica/db",
+        pool_size=5,
+        max_overflow=3,
+    )
+    demand = connection_demand(settings, workers=2, replicas=3)
+    assert demand.total == 3 * 2 * (8 + 1 + 1) + 2
+    assert "(8 of the pool + 1 for health + 1 for the replica's lag)" in str(demand)
+    with pytest.raises(SettingsError, match="DATABASE_CONNECTION_BUDGET: 13 are too few"):
+        load(
+            monkeypatch,
+            DATABASE_URL="postgresql://primary/db",
+            DATABASE_REPLICA_URL="postgresql://replica/db",
+            DATABASE_CONNECTION_BUDGET="13",
+        )
+
+
 def test_demand_that_fits_the_budget_exactly_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, DATABASE_CONNECTION_BUDGET="80", WEB_CONCURRENCY="2", REPLICAS="3")
     assert settings.connection_demand.total == 80

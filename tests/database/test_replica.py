@@ -1,0 +1,541 @@
+"""Reads go to a real streaming replica while it is well, and to the primary while it is not."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.orm import Session
+
+from service.database import (
+    DatabaseSettings,
+    ReplicaFailedError,
+    SettingsError,
+    process,
+    read_session,
+    run_read,
+    write_session,
+)
+from service.database.replica import Replica
+from service.database.replica_lag import ReplayedTime
+from tests.support.forking import in_child
+from tests.support.polling import eventually
+from tests.support.postgres import PostgresServer, ReplicaServer
+
+MAX_LAG = 1.0
+Configure = Callable[..., Replica]
+
+
+class Pair:
+    """A primary and its replica, and how the process is told of them."""
+
+    def __init__(self) -> None:
+        self.primary = PostgresServer(synchronous_commit="on")
+        self.primary.start()
+        self.replica = self.follower()
+        self.primary.execute("CREATE TABLE notes (id SERIAL PRIMARY KEY, body TEXT)")
+
+    def follower(self) -> ReplicaServer:
+        """Start one more replica."""
+        replica = ReplicaServer(
+            self.primary,
+            wal_retrieve_retry_interval="100ms",
+            max_standby_streaming_delay="100ms",
+            log_statement="all",
+        )
+        replica.start()
+        return replica
+
+    def remove(self) -> None:
+        """Stop both, the one that follows first."""
+        self.replica.remove()
+        self.primary.remove()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.remove()
+
+
+@pytest.fixture
+def configure(pair: Pair) -> Iterator[Configure]:
+    """Sets the process up with both servers, and waits until the replica is read."""
+
+    def configure(*, ready: bool = True, **settings: object) -> Replica:
+        values = {
+            "url": pair.primary.url(),
+            "replica_url": pair.replica.url(),
+            "replica_max_lag": MAX_LAG,
+            **settings,
+        }
+        process.configure(DatabaseSettings.model_validate(values))
+        replica = process.replica
+        assert replica is not None
+        if ready:
+            eventually(reads_replica)
+        return replica
+
+    yield configure
+    process.configure(None)
+
+
+def is_in_recovery(session: Session) -> bool:
+    return bool(session.execute(text("SELECT pg_is_in_recovery()")).scalar_one())
+
+
+def reads_replica() -> bool:
+    return run_read(is_in_recovery)
+
+
+def count_notes(session: Session) -> int:
+    return int(session.execute(text("SELECT count(*) FROM notes")).scalar_one())
+
+
+def write() -> None:
+    with write_session() as session:
+        session.execute(text("INSERT INTO notes (body) VALUES ('x')"))
+
+
+def keeps_writing() -> bool:
+    """Write once more, and tell whether reads go to the primary by now."""
+    write()
+    return not reads_replica()
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"pool_name": "replica", **labels}) or 0.0
+
+
+def fallbacks(reason: str) -> float:
+    return metric("db_client_replica_fallbacks_total", reason=reason)
+
+
+def kit_threads() -> list[str]:
+    names = ("replica-monitor", "database-question")
+    return [thread.name for thread in threading.enumerate() if thread.name in names]
+
+
+@contextmanager
+def paused(server: PostgresServer) -> Iterator[None]:
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+def test_reads_go_to_the_replica_and_writes_to_the_primary(configure: Configure) -> None:
+    configure()
+    with read_session() as session:
+        assert is_in_recovery(session)
+    with write_session() as session:
+        assert not is_in_recovery(session)
+
+
+def test_client_that_just_wrote_reads_from_the_primary(configure: Configure, pair: Pair) -> None:
+    configure(replica_max_lag=30)
+    pair.replica.pause_replay()
+    try:
+        before = run_read(count_notes)
+        write()
+        assert run_read(count_notes, fresh=True) == before + 1
+        assert (run_read(count_notes), reads_replica()) == (before, True)
+    finally:
+        pair.replica.resume_replay()
+
+
+def test_read_on_the_replica_is_one_round_trip(configure: Configure, pair: Pair) -> None:
+    configure()
+    with read_session() as session:
+        session.execute(text("SELECT 41"))
+        pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    log = pair.replica.directory / "log"
+    start = log.stat().st_size
+    with read_session() as session:
+        assert session.execute(text("SELECT 42")).scalar() == 42
+    lines = [line for line in log.read_text()[start:].splitlines() if f"[{pid}]" in line]
+    assert [line.partition("statement: ")[2] for line in lines] == ["SELECT 42"]
+
+
+def test_before_the_first_look_reads_go_to_the_primary(configure: Configure) -> None:
+    before = fallbacks("starting")
+    configure(ready=False)
+    assert not reads_replica()
+    assert fallbacks("starting") == before + 1
+
+
+def test_replica_that_lags_past_the_bound_is_not_read_until_it_has_caught_up(
+    configure: Configure, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="service.database.replica")
+    configure()
+    pair.replica.pause_replay()
+    before = fallbacks("lagging")
+    try:
+        write()
+        start = time.monotonic()
+        eventually(lambda: not reads_replica())
+        assert time.monotonic() - start < MAX_LAG + 0.5
+        eventually(lambda: metric("db_client_replica_usable") == 0)
+        eventually(lambda: metric("db_client_replica_lag_seconds") > MAX_LAG)
+        assert fallbacks("lagging") > before
+    finally:
+        pair.replica.resume_replay()
+    eventually(reads_replica)
+    assert metric("db_client_replica_usable") == 1
+    assert metric("db_client_replica_lag_seconds") < MAX_LAG
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "reads go to the replica",
+        "reads go to the primary: the replica is lagging",
+        "reads go to the replica",
+    ]
+
+
+def test_replica_of_an_idle_primary_does_not_lag(configure: Configure) -> None:
+    configure()
+    end = time.monotonic() + 1.5 * MAX_LAG
+    while time.monotonic() < end:
+        assert reads_replica()
+    assert metric("db_client_replica_lag_seconds") < MAX_LAG
+
+
+def test_replica_of_a_busy_primary_does_not_lag(configure: Configure) -> None:
+    configure(replica_max_lag=2)
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        assert not keeps_writing()
+
+
+def test_replica_that_receives_nothing_is_seen_to_lag(configure: Configure, pair: Pair) -> None:
+    configure()
+    pair.replica.cut_off()
+    try:
+        eventually(keeps_writing)
+        assert process.replica is not None
+        assert process.replica.unusable_reason == "lagging"
+    finally:
+        pair.replica.reconnect()
+    eventually(reads_replica, within=20)
+
+
+def test_no_reader_sees_that_the_replica_was_killed(configure: Configure, pair: Pair) -> None:
+    configure()
+    errors: list[BaseException] = []
+    reads: list[bool] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                reads.append(reads_replica())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, a reader saw it
+            errors.append(error)
+
+    before = fallbacks("error") + fallbacks("down")
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    eventually(lambda: sum(reads) > 50)
+    pair.replica.kill()
+    killed_at = len(reads)
+    eventually(lambda: len(reads) > killed_at + 50)
+    assert fallbacks("error") + fallbacks("down") > before
+    assert not reads[-1]
+    pair.replica.start()
+    eventually(lambda: reads[-1])
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert errors == []
+
+
+def test_read_that_finds_no_connection_goes_to_the_primary_in_the_same_call(
+    configure: Configure, pair: Pair
+) -> None:
+    # With so wide a bound the monitor would not notice for a second.
+    replica = configure(replica_max_lag=30)
+    replica.engine.dispose()
+    before = fallbacks("down")
+    pair.replica.stop()
+    with read_session() as session:
+        assert not is_in_recovery(session)
+    assert (replica.unusable_reason, fallbacks("down")) == ("down", before + 1)
+    pair.replica.start()
+    eventually(reads_replica)
+
+
+def test_replica_whose_failure_was_reported_is_left_alone_for_a_while(
+    configure: Configure,
+) -> None:
+    replica = configure()
+    replica.report_failure()
+    start = time.monotonic()
+    assert not reads_replica()
+    eventually(reads_replica)
+    assert 1.9 < time.monotonic() - start < 4
+
+
+def test_hung_replica_delays_a_read_once_and_then_none(configure: Configure, pair: Pair) -> None:
+    replica = configure(connect_timeout=2)
+    replica.engine.dispose()
+    with paused(pair.replica):
+        start = time.monotonic()
+        assert not reads_replica()
+        assert time.monotonic() - start < 2 + 1
+        eventually(lambda: replica.unusable_reason == "down")
+        for _ in range(20):
+            start = time.monotonic()
+            assert not reads_replica()
+            assert time.monotonic() - start < 0.5
+    eventually(reads_replica)
+
+
+def test_hung_replica_is_noticed_without_a_read(configure: Configure, pair: Pair) -> None:
+    replica = configure()
+    with paused(pair.replica):
+        start = time.monotonic()
+        eventually(lambda: replica.unusable_reason)
+        assert time.monotonic() - start < MAX_LAG + 0.5
+        assert not reads_replica()
+    eventually(reads_replica)
+
+
+def test_full_pool_of_the_replica_sends_a_read_to_the_primary_and_nothing_else(
+    configure: Configure,
+) -> None:
+    replica = configure(pool_size=1, max_overflow=0, pool_timeout=0.1, replica_max_lag=30)
+    before = fallbacks("pool_timeout")
+    with read_session() as session:
+        assert is_in_recovery(session)
+        assert not reads_replica()
+    assert fallbacks("pool_timeout") == before + 1
+    assert replica.unusable_reason is None
+    assert reads_replica()
+
+
+def test_promoted_replica_is_not_read(configure: Configure, pair: Pair) -> None:
+    follower = pair.follower()
+    try:
+        replica = configure(replica_url=follower.url())
+        follower.promote()
+        eventually(lambda: replica.unusable_reason == "not_a_replica")
+        with read_session() as session:
+            here = session.execute(text("SELECT current_setting('port')")).scalar()
+        assert here == str(pair.primary.port)
+    finally:
+        process.dispose()
+        follower.remove()
+
+
+def test_replica_of_another_cluster_is_not_read(configure: Configure, kit_url: str) -> None:
+    replica = configure(ready=False, url=kit_url)
+    eventually(lambda: replica.unusable_reason == "not_a_replica")
+    assert not reads_replica()
+
+
+def test_bound_holds_while_the_primary_is_away(configure: Configure, pair: Pair) -> None:
+    """The replica cannot be known to have what others may write to a primary that is out of reach.
+
+    A restart of the primary that is shorter than the bound disturbs no reader.
+    """
+    configure(replica_max_lag=2)
+    start = time.monotonic()
+    pair.primary.stop()
+    assert reads_replica()
+    with pytest.raises(OperationalError):
+        eventually(lambda: not reads_replica())
+    assert time.monotonic() - start < 2 + 1
+    pair.primary.start()
+    eventually(reads_replica, within=20)
+
+
+def test_query_that_replication_cancelled_is_run_again_on_the_primary(
+    configure: Configure, pair: Pair
+) -> None:
+    replica = configure(replica_max_lag=30)
+    write()
+    eventually(lambda: run_read(count_notes) > 0)
+    served: list[bool] = []
+
+    def read(session: Session) -> int:
+        served.append(is_in_recovery(session))
+        seconds = 20 if served[-1] else 0
+        # Its snapshot needs the rows that the primary is about to remove.
+        query = text("SELECT count(*), pg_sleep(:seconds) FROM (SELECT body FROM notes LIMIT 1)")
+        return int(session.execute(query, {"seconds": seconds}).one()[0])
+
+    def in_the_way() -> None:
+        eventually(lambda: served == [True])
+        pair.primary.execute("DELETE FROM notes")
+        pair.primary.execute("VACUUM notes")
+
+    before = fallbacks("error")
+    vacuum = threading.Thread(target=in_the_way)
+    vacuum.start()
+    assert run_read(read) in (0, 1)
+    vacuum.join()
+    assert served == [True, False]
+    assert fallbacks("error") == before + 1
+    assert replica.unusable_reason is None
+
+
+def test_column_that_the_replica_has_not_yet_is_read_on_the_primary(
+    configure: Configure, pair: Pair
+) -> None:
+    configure(replica_max_lag=30)
+    pair.replica.pause_replay()
+    try:
+        pair.primary.execute("CREATE TABLE additions (id INT)")
+        with pytest.raises(ReplicaFailedError), read_session() as session:
+            session.execute(text("SELECT count(*) FROM additions"))
+
+        def count(session: Session) -> object:
+            return session.execute(text("SELECT count(*) FROM additions")).scalar()
+
+        assert run_read(count) == 0
+        assert reads_replica()
+    finally:
+        pair.replica.resume_replay()
+
+
+def test_error_that_the_primary_would_answer_with_as_well_is_raised(configure: Configure) -> None:
+    replica = configure(replica_max_lag=30)
+    before = fallbacks("error")
+    with pytest.raises(DataError), read_session() as session:
+        session.execute(text("SELECT 1 / 0"))
+    assert (replica.unusable_reason, fallbacks("error")) == (None, before)
+
+
+def test_metrics_tell_the_replicas_pool_from_the_primarys(configure: Configure) -> None:
+    configure()
+    with read_session() as session:
+        assert is_in_recovery(session)
+        assert metric("db_client_connection_count", state="used") == 1
+    assert metric("db_client_connection_count", state="used") == 0
+    assert metric("db_client_connection_max") == process.settings.pool_capacity
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_child_watches_the_replica_itself(configure: Configure) -> None:
+    configure()
+    ask = text("SELECT pg_backend_pid()")
+
+    def pid() -> object:
+        return run_read(lambda session: session.execute(ask).scalar())
+
+    def childs_pid() -> object:
+        eventually(reads_replica)
+        return pid()
+
+    parents = pid()
+    childs = in_child(childs_pid)
+    assert isinstance(childs, int)
+    assert childs != parents
+    assert (pid(), reads_replica()) == (parents, True)
+
+
+def test_nothing_runs_on_after_dispose(configure: Configure, pair: Pair) -> None:
+    configure()
+    assert "replica-monitor" in kit_threads()
+    replica = process.replica
+    assert replica is not None
+    process.dispose()
+    assert kit_threads() == []
+    # Whoever kept it is sent to the primary, and starts no thread.
+    assert replica.connect() is None
+    assert kit_threads() == []
+    sessions = "SELECT 1 / (count(*) = 0)::int FROM pg_stat_activity WHERE application_name = "
+
+    def are_closed() -> bool:
+        with suppress(Exception):
+            pair.replica.execute(f"{sessions}'tidegate'")
+            return True
+        return False
+
+    eventually(are_closed)
+
+
+def test_nothing_of_a_replica_is_made_where_none_is_set(pair: Pair) -> None:
+    process.configure(DatabaseSettings(url=pair.primary.url()))
+    assert (process.replica, process.replica_engine) == (None, None)
+    assert not reads_replica()
+    assert kit_threads() == []
+    process.configure(None)
+
+
+@pytest.mark.parametrize(
+    ("url", "replica_url", "complaint"),
+    [
+        ("postgresql://p/db", "sqlite:///x.db", "DATABASE_REPLICA_URL is of sqlite"),
+        ("sqlite:///x.db", "postgresql://r/db", "DATABASE_URL is of sqlite"),
+        ("postgresql://p/db", "nonsense", "DATABASE_REPLICA_URL: not a database URL"),
+        ("postgresql://p/db", "postgresql+psycopg://r/db", "is not supported"),
+    ],
+)
+def test_replica_of_anything_but_postgresql_is_refused_in_one_line(
+    url: str, replica_url: str, complaint: str
+) -> None:
+    with pytest.raises(SettingsError, match=complaint) as refused:
+        DatabaseSettings.load(url=url, replica_url=replica_url)
+    assert "\n" not in str(refused.value)
+
+
+def test_replicas_url_is_a_secret() -> None:
+    settings = DatabaseSettings(url="postgresql://p/d", replica_url="postgresql://u:hunter2@r/d")
+    assert "hunter2" not in repr(settings)
+
+
+class TestReplayedTime:
+    def test_is_the_newest_instant_whose_position_was_replayed(self) -> None:
+        replayed = ReplayedTime()
+        for instant, position in ((1, 100), (2, 200), (3, 300)):
+            replayed.primary_was_at(position, instant)
+        replayed.replica_is_at(250)
+        assert replayed.until == 2
+        replayed.replica_is_at(300)
+        assert replayed.until == 3
+
+    def test_goes_on_while_the_primary_is_idle(self) -> None:
+        replayed = ReplayedTime()
+        for instant in range(5):
+            replayed.primary_was_at(100, instant)
+            replayed.replica_is_at(100)
+        assert replayed.until == 4
+
+    def test_is_unknown_before_the_replica_has_replayed_a_known_position(self) -> None:
+        replayed = ReplayedTime()
+        replayed.replica_is_at(100)
+        replayed.primary_was_at(200, 1)
+        replayed.replica_is_at(199)
+        assert replayed.until == -math.inf
+
+    def test_is_unknown_after_the_primary_or_the_replica_went_back(self) -> None:
+        replayed = ReplayedTime()
+        replayed.primary_was_at(200, 1)
+        replayed.replica_is_at(200)
+        replayed.primary_was_at(150, 2)
+        assert replayed.until == -math.inf
+        replayed.replica_is_at(200)
+        assert replayed.until == 2
+        replayed.primary_was_at(300, 3)
+        replayed.replica_is_at(190)
+        assert replayed.until == -math.inf
+
+    def test_of_a_replica_that_stands_still_does_not_come_nearer_when_samples_are_dropped(
+        self,
+    ) -> None:
+        replayed = ReplayedTime()
+        replayed.primary_was_at(1, 0)
+        replayed.replica_is_at(1)
+        for instant in range(1, 5000):
+            replayed.primary_was_at(instant + 1, instant)
+            replayed.replica_is_at(1)
+        assert replayed.until == 0
