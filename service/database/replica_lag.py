@@ -31,11 +31,14 @@ class ReplayedTime:
             position: In the write-ahead log, in bytes.
             instant: One before which all that was written lies before the position.
         """
-        if position < self._written:
+        if position < max(self._written, self._replayed):
             # Another server became the primary, and what the former wrote last is lost.
             self._samples.clear()
             self.until = -math.inf
         self._written = position
+        if position < self._replayed:
+            # The replica has some of that, so that it does not follow the new one.
+            return
         if self._samples and position == self._samples[-1][1]:
             self._samples.pop()
         self._samples.append((instant, position))

@@ -175,7 +175,7 @@ def test_before_the_first_look_reads_go_to_the_primary(configure: Configure) -> 
 def test_replica_that_lags_past_the_bound_is_not_read_until_it_has_caught_up(
     configure: Configure, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="service.database.replica")
+    caplog.set_level(logging.INFO, logger="service.database.replica_monitor")
     configure()
     pair.replica.pause_replay()
     before = fallbacks("lagging")
@@ -517,17 +517,37 @@ class TestReplayedTime:
         replayed.replica_is_at(199)
         assert replayed.until == -math.inf
 
-    def test_is_unknown_after_the_primary_or_the_replica_went_back(self) -> None:
+    def test_is_unknown_after_the_primary_lost_what_the_replica_has(self) -> None:
         replayed = ReplayedTime()
         replayed.primary_was_at(200, 1)
         replayed.replica_is_at(200)
-        replayed.primary_was_at(150, 2)
-        assert replayed.until == -math.inf
+        for instant, position in ((2, 150), (3, 199)):
+            replayed.primary_was_at(position, instant)
+            replayed.replica_is_at(200)
+            assert replayed.until == -math.inf
+        replayed.primary_was_at(201, 4)
         replayed.replica_is_at(200)
-        assert replayed.until == 2
-        replayed.primary_was_at(300, 3)
+        assert replayed.until == -math.inf
+
+    def test_is_unknown_after_the_primary_lost_what_the_replica_had_not_yet(self) -> None:
+        replayed = ReplayedTime()
+        replayed.primary_was_at(100, 1)
+        replayed.primary_was_at(200, 2)
+        replayed.replica_is_at(120)
+        replayed.primary_was_at(150, 3)
+        assert replayed.until == -math.inf
+        replayed.replica_is_at(150)
+        assert replayed.until == 3
+
+    def test_is_unknown_after_the_replica_went_back(self) -> None:
+        replayed = ReplayedTime()
+        replayed.primary_was_at(200, 1)
+        replayed.replica_is_at(200)
         replayed.replica_is_at(190)
         assert replayed.until == -math.inf
+        replayed.primary_was_at(200, 2)
+        replayed.replica_is_at(200)
+        assert replayed.until == 2
 
     def test_of_a_replica_that_stands_still_does_not_come_nearer_when_samples_are_dropped(
         self,
