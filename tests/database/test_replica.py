@@ -1,5 +1,6 @@
 """Reads go to a real streaming replica while it is well, and to the primary while it is not."""
 
+import bisect
 import logging
 import math
 import threading
@@ -19,6 +20,7 @@ from service.database import (
     SettingsError,
     process,
     read_session,
+    replica_monitor,
     run_read,
     write_session,
 )
@@ -199,7 +201,9 @@ def test_replica_that_lags_past_the_bound_is_not_read_until_it_has_caught_up(
     ]
 
 
-def test_replica_of_an_idle_primary_does_not_lag(configure: Configure) -> None:
+def test_replica_of_an_idle_primary_does_not_lag(configure: Configure, pair: Pair) -> None:
+    # At the end of a segment the position of the next insert is one that no replica replays.
+    pair.primary.execute("SELECT pg_switch_wal()")
     configure()
     end = time.monotonic() + 1.5 * MAX_LAG
     while time.monotonic() < end:
@@ -212,6 +216,18 @@ def test_replica_of_a_busy_primary_does_not_lag(configure: Configure) -> None:
     end = time.monotonic() + 4
     while time.monotonic() < end:
         assert not keeps_writing()
+
+
+def test_replica_is_read_no_longer_than_the_bound_when_the_monitor_cannot_look(
+    configure: Configure,
+) -> None:
+    replica = configure()
+    # What a process that gets no time amounts to; a look is over before the lock is had.
+    with replica_monitor._looking:  # noqa: SLF001
+        start = time.monotonic()
+        eventually(lambda: replica.unusable_reason == "lagging")
+        assert time.monotonic() - start < MAX_LAG + 0.2
+    eventually(reads_replica)
 
 
 def test_replica_that_receives_nothing_is_seen_to_lag(configure: Configure, pair: Pair) -> None:
@@ -243,17 +259,19 @@ def test_no_reader_sees_that_the_replica_was_killed(configure: Configure, pair: 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    eventually(lambda: sum(reads) > 50)
-    pair.replica.kill()
-    killed_at = len(reads)
-    eventually(lambda: len(reads) > killed_at + 50)
+    try:
+        eventually(lambda: sum(reads) > 50)
+        pair.replica.kill()
+        killed_at = len(reads)
+        eventually(lambda: len(reads) > killed_at + 50)
+        assert not reads[-1]
+        pair.replica.start()
+        eventually(lambda: reads[-1])
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
     assert fallbacks("error") + fallbacks("down") > before
-    assert not reads[-1]
-    pair.replica.start()
-    eventually(lambda: reads[-1])
-    stop.set()
-    for reader in readers:
-        reader.join()
     assert errors == []
 
 
@@ -355,6 +373,65 @@ def test_bound_holds_while_the_primary_is_away(configure: Configure, pair: Pair)
     assert time.monotonic() - start < 2 + 1
     pair.primary.start()
     eventually(reads_replica, within=20)
+
+
+def test_no_read_is_older_than_the_bound_whatever_becomes_of_the_replica(
+    configure: Configure, pair: Pair
+) -> None:
+    configure()
+    commits: list[tuple[float, int]] = []
+    reads: list[tuple[float, int, bool]] = []
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def in_background(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                while not stop.is_set():
+                    work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the test fails
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def commit() -> None:
+        with write_session() as session:
+            insert = text("INSERT INTO notes (body) VALUES ('x') RETURNING id")
+            written = session.execute(insert).scalar_one()
+        commits.append((time.monotonic(), written))
+
+    def read() -> None:
+        start = time.monotonic()
+        query = text("SELECT coalesce(max(id), 0), pg_is_in_recovery() FROM notes")
+        newest, on_replica = run_read(lambda session: session.execute(query).one())
+        reads.append((start, newest, on_replica))
+
+    def suffer(harm: Callable[[], None], cure: Callable[[], None]) -> None:
+        harm()
+        count, start = len(commits), time.monotonic()
+        eventually(lambda: len(commits) > count and time.monotonic() > start + 1.5 * MAX_LAG)
+        cure()
+        eventually(reads_replica, within=20)
+
+    threads = [in_background(work) for work in (commit, read, read)]
+    replica = pair.replica
+    try:
+        suffer(replica.pause_replay, replica.resume_replay)
+        suffer(replica.cut_off, replica.reconnect)
+        suffer(replica.pause, replica.resume)
+        suffer(replica.kill, replica.start)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert {on_replica for _, _, on_replica in reads} == {True, False}
+    instants = [instant for instant, _ in commits]
+    for start, newest, on_replica in reads:
+        known = bisect.bisect_right(instants, start - (MAX_LAG if on_replica else 0))
+        assert known == 0 or newest >= commits[known - 1][1]
 
 
 def test_query_that_replication_cancelled_is_run_again_on_the_primary(
