@@ -62,7 +62,7 @@ def creates(handler: Handler) -> Endpoint:
     parameter = inspect.Parameter(
         _KEY, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=IdempotencyKeyHeader
     )
-    return endpoint_of(handler, run, parameter)
+    return endpoint_of(handler, run, parameter, is_write=True)
 
 
 def _work(handler: Handler, route: APIRoute, values: Values, session: Session) -> Answer:

@@ -18,12 +18,14 @@ from typing import Any, Final, TypeVar
 from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
+from starlette.responses import Response
 
-from service.database import read_session, write_session
+from service.database import run_read, write_session
 from service.database.deadline import TimeLimit, time_limit
 from service.database.failures import DeadlockDetected, SerializationFailure, classify
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError
+from service.web.read_your_writes import has_just_written, remember_write
 
 ResultT = TypeVar("ResultT")
 Handler = Callable[..., Any]
@@ -41,6 +43,7 @@ _TRANSIENT: Final = (SerializationFailure, DeadlockDetected)
 _PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.2
 _REQUEST: Final = "request_"
+_RESPONSE: Final = "response_"
 
 
 class UnitOfWork:
@@ -130,12 +133,12 @@ def reads(handler: Handler) -> Endpoint:
         handler: Takes `session` and what FastAPI is to find for it.
     """
 
-    def work(values: Values) -> Any:
-        with read_session() as session:
-            return handler(session, **values)
-
     async def run(request: Request, values: Values) -> Any:
-        return await run_for(request, partial(work, values))
+        def work() -> Any:
+            return run_read(lambda session: handler(session, **values), fresh=fresh)
+
+        fresh = has_just_written(request)
+        return await run_for(request, work)
 
     return endpoint_of(handler, run)
 
@@ -152,7 +155,7 @@ def writes(*, retries: int = 0) -> Callable[[Handler], Endpoint]:
         async def run(request: Request, values: Values) -> Any:
             return await run_for(request, partial(write, handler, values), retries)
 
-        return endpoint_of(handler, run)
+        return endpoint_of(handler, run, is_write=True)
 
     return decorate
 
@@ -174,6 +177,7 @@ def endpoint_of(
     handler: Handler,
     run: Callable[[Request, dict[str, Any]], Awaitable[Any]],
     *further: inspect.Parameter,
+    is_write: bool = False,
 ) -> Endpoint:
     """Make an endpoint that FastAPI calls with what a handler needs, but for the session.
 
@@ -181,6 +185,7 @@ def endpoint_of(
         handler: The handler.
         run: Given the request and the arguments, runs it.
         further: What `run` needs beside the handler's arguments, by keyword.
+        is_write: Whether the client's next reads have to find what it did.
 
     Raises:
         TypeError: The handler is a coroutine function, or its first argument is not `session`.
@@ -189,15 +194,23 @@ def endpoint_of(
     session, *parameters = signature.parameters.values()
     if session.name != "session" or inspect.iscoroutinefunction(handler):
         raise TypeError(f"{handler.__qualname__}: a plain function of a session is needed")
-    # FastAPI gives the request to one parameter only.
-    own = next((each.name for each in parameters if each.annotation is Request), None)
-    if own is None:
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(_REQUEST, kind, annotation=Request))
+    own_request = _name_of(Request, parameters)
+    own_response = _name_of(Response, parameters)
+    for own, name, kind in (
+        (own_request, _REQUEST, Request),
+        (own_response, _RESPONSE, Response),
+    ):
+        if own is None:
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(name, keyword, annotation=kind))
 
     async def endpoint(**values: Any) -> Any:
-        request: Request = values.pop(_REQUEST) if own is None else values[own]
-        return await run(request, values)
+        request = values.pop(_REQUEST) if own_request is None else values[own_request]
+        response = values.pop(_RESPONSE) if own_response is None else values[own_response]
+        result = await run(request, values)
+        if is_write:
+            remember_write(result if isinstance(result, Response) else response)
+        return result
 
     # Not by functools.wraps: FastAPI would look through it, and find a function for a thread.
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -206,6 +219,11 @@ def endpoint_of(
         parameters=[*parameters, *further]
     )
     return endpoint
+
+
+def _name_of(kind: type, parameters: list[inspect.Parameter]) -> str | None:
+    """Which parameter FastAPI gives the request or the response to; it does so for one only."""
+    return next((each.name for each in parameters if each.annotation is kind), None)
 
 
 def _pauses(retries: int) -> list[float]:
