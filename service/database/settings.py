@@ -195,7 +195,8 @@ class DatabaseSettings(LayeredSettings):
         """`DATABASE_REPLICA_URL` with its driver; None when unset.
 
         Raises:
-            UnsupportedUrlError: One of the two databases is not PostgreSQL.
+            UnsupportedUrlError: One of the two databases is not PostgreSQL, or the URL names
+                several hosts.
         """
         if self.replica_url is None:
             return None
@@ -209,6 +210,12 @@ class DatabaseSettings(LayeredSettings):
                     f"DATABASE_REPLICA_URL: replicas are read of PostgreSQL only, and {name} is of"
                     f" {backend}; unset DATABASE_REPLICA_URL, or use PostgreSQL"
                 )
+        given = url.query.get("host", ())
+        hosts = [url.host or "", *([given] if isinstance(given, str) else given)]
+        if "," in ",".join(filter(None, hosts)):
+            raise UnsupportedUrlError(
+                "DATABASE_REPLICA_URL: name one host, for the lag of one says nothing of another"
+            )
         return url
 
     @property

@@ -565,6 +565,12 @@ def test_replica_of_anything_but_postgresql_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("hosts", ["host=a,b", "host=a&host=b", "host=a:5432,b:5432"])
+def test_several_hosts_are_refused(hosts: str) -> None:
+    with pytest.raises(SettingsError, match="DATABASE_REPLICA_URL: name one host"):
+        DatabaseSettings.load(url="postgresql://p/db", replica_url=f"postgresql:///db?{hosts}")
+
+
 def test_replicas_url_is_a_secret() -> None:
     settings = DatabaseSettings(url="postgresql://p/d", replica_url="postgresql://u:hunter2@r/d")
     assert "hunter2" not in repr(settings)
