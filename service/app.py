@@ -31,7 +31,7 @@ from service.settings import Settings, load_settings
 from service.web import metrics, probes
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, nobody
-from service.web.logging import configure_logging
+from service.web.logging import access_log, configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
 from service.web.process_metrics import ProcessMetrics
@@ -76,7 +76,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         threads=settings.admitted_requests,
         seconds=settings.database.query_deadline,
     )
-    app.add_middleware(RequestMiddleware, max_body_bytes=MAX_BODY_BYTES)
+    app.add_middleware(
+        RequestMiddleware, max_body_bytes=MAX_BODY_BYTES, access_log=access_log(settings)
+    )
     install_problem_handlers(app)
     app.include_router(products)
     app.include_router(probes.router)

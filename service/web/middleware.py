@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,7 +23,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked every few seconds by machines: a line each would bury the others.
 _QUIET_PATHS: Final = ("/livez", "/readyz", "/metrics")
 
-log = structlog.stdlib.get_logger("service.access")
+log = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
@@ -32,11 +32,13 @@ class RequestMiddleware:
     Args:
         app: What answers.
         max_body_bytes: The largest body that is read.
+        access_log: Where each request leaves a line.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, access_log: Any) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -73,7 +75,20 @@ class RequestMiddleware:
             finally:
                 ACTIVE_REQUESTS.dec()
                 route_source.reset(route_token)
-                _record(scope, status, time.perf_counter() - start)
+                self._record(scope, status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _route(scope)
+        observe_request(scope["method"], route, status, seconds)
+        if not scope["path"].startswith(_QUIET_PATHS):
+            self._access_log.info(
+                "request",
+                method=scope["method"],
+                path=_path(scope),
+                route=route,
+                status=status,
+                duration_ms=round(seconds * 1000, 2),
+            )
 
 
 def bounded_receive(scope: Scope, receive: Receive, limit: int) -> Receive:
@@ -111,20 +126,6 @@ def bounded_receive(scope: Scope, receive: Receive, limit: int) -> Receive:
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _record(scope: Scope, status: int, seconds: float) -> None:
-    route = _route(scope)
-    observe_request(scope["method"], route, status, seconds)
-    if not scope["path"].startswith(_QUIET_PATHS):
-        log.info(
-            "request",
-            method=scope["method"],
-            path=_path(scope),
-            route=route,
-            status=status,
-            duration_ms=round(seconds * 1000, 2),
-        )
 
 
 def _route(scope: Scope) -> str:
