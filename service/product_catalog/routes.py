@@ -20,8 +20,8 @@ from service.product_catalog.schemas import (
 from service.product_catalog.service import ProductService
 from service.web.idempotency import creates
 from service.web.preconditions import (
+    IF_NONE_MATCH,
     IfMatch,
-    IfNoneMatch,
     entity_tag,
     expected_versions,
     is_known,
@@ -83,15 +83,16 @@ async def _export(session: AsyncSession) -> AsyncIterator[bytes]:
     response_model=ProductOutput,
     responses={304: {"description": "Not Modified"}, **problem_responses(404)},
     summary="Get a product",
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 @reads
 def get_product(
-    session: Session, product_id: ProductId, response: Response, if_none_match: IfNoneMatch = None
+    session: Session, product_id: ProductId, request: Request, response: Response
 ) -> Product | Response:
     """Get one product."""
     product = ProductService(session).get(product_id)
     tag = entity_tag(product.version)
-    if is_known(product.version, if_none_match):
+    if is_known(product.version, request):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers={"ETag": tag})
     response.headers["ETag"] = tag
     return product

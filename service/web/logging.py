@@ -14,6 +14,7 @@ from service.settings import Settings
 # user:password@ in a URL, wherever a driver or a library may have printed one.
 _URL_PASSWORD: Final = re.compile(r"(?P<scheme>\w[\w+.-]*://[^\s:/@]*):[^\s@]*@")
 _MASK: Final = "***"
+_MASKED: Final = rf"\g<scheme>:{_MASK}@"
 
 
 class SecretMask:
@@ -33,7 +34,8 @@ class SecretMask:
 
     def _mask(self, value: Any) -> Any:
         if isinstance(value, str):
-            masked = _URL_PASSWORD.sub(rf"\g<scheme>:{_MASK}@", value)
+            # Most texts are short and hold no URL, for which the pattern would look in vain.
+            masked = _URL_PASSWORD.sub(_MASKED, value) if "://" in value else value
             for secret in self._secrets:
                 masked = masked.replace(secret, _MASK)
             return masked

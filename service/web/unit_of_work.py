@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -26,6 +25,7 @@ from service.database.failures import DeadlockDetected, SerializationFailure, cl
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError
 from service.web.read_your_writes import has_just_written, remember_write
+from service.web.threads import LoopThreads
 
 ResultT = TypeVar("ResultT")
 Handler = Callable[..., Any]
@@ -57,7 +57,7 @@ class UnitOfWork:
 
     def __init__(self, admission: Admission, *, threads: int, seconds: float) -> None:
         self._admission = admission
-        self._threads: Executor = ThreadPoolExecutor(threads, thread_name_prefix="database")
+        self._threads = LoopThreads(threads, "database")
         self._seconds = seconds
 
     async def run(
@@ -94,7 +94,7 @@ class UnitOfWork:
 
     def close(self) -> None:
         """Let the threads end."""
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     async def _try(
         self, work: Callable[[], ResultT], limit: TimeLimit, route: str, retries: int
@@ -111,8 +111,7 @@ class UnitOfWork:
         return await self._in_thread(work, limit)
 
     async def _in_thread(self, work: Callable[[], ResultT], limit: TimeLimit) -> ResultT:
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, copy_context().run, work)
+        future = self._threads.submit(partial(copy_context().run, work))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
