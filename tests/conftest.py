@@ -11,7 +11,16 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.database import DatabaseSettings, create_db_engine, process
 from service.settings import Settings
-from tests.support.databases import TEMPLATE, PostgresDatabases, SqliteDatabases, worker_name
+from tests.support.databases import (
+    KINDS,
+    TEMPLATE,
+    MariaDBDatabases,
+    PostgresDatabases,
+    SqliteDatabases,
+    migrate,
+    worker_name,
+)
+from tests.support.mariadb import MariaDBServer, missing
 from tests.support.postgres import PostgresServer, given_server_url
 
 _SERVER_URL = "TIDEGATE_TEST_SERVER"
@@ -85,12 +94,38 @@ def sqlite_url(_sqlite: SqliteDatabases, tmp_path: Path) -> str:
     return _sqlite.create(tmp_path / "test.db")
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBDatabases]:
+    """The databases of a MariaDB server, which this test process starts for itself."""
+    if reason := missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = MariaDBServer()
+    server.start()
+    yield MariaDBDatabases(server)
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def _mariadb_url(mariadb: MariaDBDatabases) -> str:
+    url = mariadb.create("tidegate_migrated")
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDBDatabases, _mariadb_url: str) -> Iterator[str]:
+    """A migrated, empty MariaDB database."""
+    yield _mariadb_url
+    mariadb.server.execute("TRUNCATE tidegate_migrated.products")
+
+
+@pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated, empty database; a test that asks for it runs once on each kind."""
-    url: str = request.getfixturevalue(
-        "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    )
+    names = {"postgresql": "postgres_url", "sqlite": "sqlite_url", "mariadb": "mariadb_url"}
+    url: str = request.getfixturevalue(names[request.param])
     return url
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from service.database.deadline import current_limit
 from service.database.deadline_guard import guard
+from service.database.mariadb import connect_arguments as mariadb_arguments
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
 from service.database.pool_queue import PoolPolicy
@@ -243,6 +244,14 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                     "client_connection_check_interval": str(_CONNECTION_CHECK_MILLISECONDS),
                 },
             }
+        case "mariadb+pymysql" | "mariadb+aiomysql":
+            ours = mariadb_arguments(
+                url.get_driver_name(),
+                connect_timeout=settings.connect_timeout,
+                statement_timeout=settings.statement_timeout,
+                name=APPLICATION_NAME,
+            )
+            return {name: value for name, value in ours.items() if name not in url.query}
         case _:
             return {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
 

@@ -1,141 +1,64 @@
-"""What a database error means: one table from SQLSTATE and SQLite codes to failures.
+"""What a database error means: one table of codes for each database.
 
-The driver's message may hold data, a host or a user; nothing of it is kept in a failure.
+`failure_kinds` has what they mean, `mariadb_failures` the table of MariaDB.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Index, MetaData
+from sqlalchemy import MetaData
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import exc as orm_exc
-from sqlalchemy.schema import ColumnCollectionConstraint, conv
 
+from service.database import mariadb_failures
+from service.database.constraint_names import columns_of
+from service.database.failure_kinds import (
+    AuthenticationFailed,
+    Cancelled,
+    CheckViolation,
+    ConnectionLost,
+    DatabaseFailure,
+    DatabaseMissing,
+    DeadlineExceeded,
+    DeadlockDetected,
+    ForeignKeyViolation,
+    InvalidValue,
+    LockNotAvailable,
+    NotNullViolation,
+    PoolTimeout,
+    SchemaMismatch,
+    SerializationFailure,
+    StaleRow,
+    StatementTimeout,
+    TooManyConnections,
+    UniqueViolation,
+)
 
-class DatabaseFailure(Exception):
-    """What went wrong, in the terms of the caller.
-
-    Args:
-        constraint: The name of the violated constraint, where the database tells it.
-        columns: The columns of that constraint, where they can be told.
-    """
-
-    reason: str = "error"
-
-    def __init__(self, constraint: str | None = None, columns: tuple[str, ...] = ()) -> None:
-        super().__init__(self.reason)
-        self.constraint = constraint
-        self.columns = columns
-
-
-class UniqueViolation(DatabaseFailure):
-    """Another row has the same key."""
-
-    reason = "unique_violation"
-
-
-class ForeignKeyViolation(DatabaseFailure):
-    """A row that is referred to is missing, or one that is to go is referred to."""
-
-    reason = "foreign_key_violation"
-
-
-class NotNullViolation(DatabaseFailure):
-    """A column that needs a value has none."""
-
-    reason = "not_null_violation"
-
-
-class CheckViolation(DatabaseFailure):
-    """A value breaks a rule of the table."""
-
-    reason = "check_violation"
-
-
-class InvalidValue(DatabaseFailure):
-    """A value does not fit its column."""
-
-    reason = "invalid_value"
-
-
-class StaleRow(DatabaseFailure):
-    """The row was changed or deleted since it was read."""
-
-    reason = "stale_row"
-
-
-class SerializationFailure(DatabaseFailure):
-    """Transactions could not be put in an order; trying again may succeed."""
-
-    reason = "serialization_failure"
-
-
-class DeadlockDetected(DatabaseFailure):
-    """Transactions waited for each other; trying again may succeed."""
-
-    reason = "deadlock_detected"
-
-
-class LockNotAvailable(DatabaseFailure):
-    """A lock was not to be had in time."""
-
-    reason = "lock_not_available"
-
-
-class StatementTimeout(DatabaseFailure):
-    """A statement took longer than it may."""
-
-    reason = "statement_timeout"
-
-
-class PoolTimeout(DatabaseFailure):
-    """No connection of the pool came free in time."""
-
-    reason = "pool_timeout"
-
-
-class TooManyConnections(DatabaseFailure):
-    """The server takes no more connections."""
-
-    reason = "too_many_connections"
-
-
-class AuthenticationFailed(DatabaseFailure):
-    """The server refuses the user or the password."""
-
-    reason = "authentication_failed"
-
-
-class DatabaseMissing(DatabaseFailure):
-    """The server has no database of that name."""
-
-    reason = "database_missing"
-
-
-class ConnectionLost(DatabaseFailure):
-    """The server cannot be reached, or went away."""
-
-    reason = "connection_lost"
-
-
-class DeadlineExceeded(DatabaseFailure):
-    """What was asked did not end by its deadline."""
-
-    reason = "deadline_exceeded"
-
-
-class Cancelled(DatabaseFailure):
-    """Whoever asked does not want the answer any more."""
-
-    reason = "cancelled"
-
-
-class SchemaMismatch(DatabaseFailure):
-    """A table or a column that a query names does not exist."""
-
-    reason = "schema_mismatch"
+__all__ = [
+    "AuthenticationFailed",
+    "Cancelled",
+    "CheckViolation",
+    "ConnectionLost",
+    "DatabaseFailure",
+    "DatabaseMissing",
+    "DeadlineExceeded",
+    "DeadlockDetected",
+    "ForeignKeyViolation",
+    "InvalidValue",
+    "LockNotAvailable",
+    "NotNullViolation",
+    "OutOfTime",
+    "PoolTimeout",
+    "SchemaMismatch",
+    "SerializationFailure",
+    "StaleRow",
+    "StatementTimeout",
+    "TooManyConnections",
+    "UniqueViolation",
+    "classify",
+    "failure_reason",
+]
 
 
 class OutOfTime:
@@ -189,7 +112,6 @@ _LIBPQ_START: Final[tuple[tuple[re.Pattern[str], type[DatabaseFailure]], ...]] =
 )  # fmt: skip
 # SQLITE_ERROR is any mistake in a statement; only the text tells which.
 _SQLITE_MISSING: Final = re.compile(r"no such (table|column)|has no column named")
-_POSTGRESQL: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def classify(error: BaseException, metadata: MetaData | None = None) -> DatabaseFailure | None:
@@ -210,8 +132,9 @@ def classify(error: BaseException, metadata: MetaData | None = None) -> Database
         return StaleRow()
     if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
         return ConnectionLost()
+    statement = getattr(error, "statement", None)
     for original in _causes(error):
-        if failure := _classify_original(original, metadata):
+        if failure := _classify_original(original, statement, metadata):
             return failure
     return _by_class(error)
 
@@ -232,7 +155,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = getattr(seen, "orig", None) or seen.__cause__
 
 
-def _classify_original(error: BaseException, metadata: MetaData | None) -> DatabaseFailure | None:
+def _classify_original(
+    error: BaseException, statement: str | None, metadata: MetaData | None
+) -> DatabaseFailure | None:
+    if type(error).__module__ == mariadb_failures.ERRORS_MODULE:
+        return mariadb_failures.classify(error, statement, metadata)
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if isinstance(state, str):
         for prefix in (state, state[:3], state[:2]):
@@ -278,7 +205,7 @@ def _violated(
         constraint = getattr(diag, "constraint_name", None)
         column = getattr(diag, "column_name", None)
         if constraint or column:
-            return constraint, (column,) if column else _columns_of(constraint, metadata)
+            return constraint, (column,) if column else columns_of(constraint, metadata)
     return None, ()
 
 
@@ -288,25 +215,7 @@ def _violated_in_sqlite(
     """SQLite tells the columns of a key ("t.a, t.b"), or the name of an index or a CHECK."""
     rule, _, what = message.partition(" constraint failed: ")
     if rule == "CHECK":
-        return what, _columns_of(what, metadata)
+        return what, columns_of(what, metadata)
     if index := re.fullmatch("index '(.*)'", what):
-        return index[1], _columns_of(index[1], metadata)
+        return index[1], columns_of(index[1], metadata)
     return None, tuple(part.rpartition(".")[2] for part in what.split(", ") if part)
-
-
-def _columns_of(constraint: str | None, metadata: MetaData | None) -> tuple[str, ...]:
-    if constraint is None or metadata is None:
-        return ()
-    for table in metadata.tables.values():
-        for candidate in (*table.constraints, *table.indexes):
-            kinds = ColumnCollectionConstraint | Index
-            if isinstance(candidate, kinds) and _name_of(candidate) == constraint:
-                return tuple(candidate.columns.keys())
-    return ()
-
-
-def _name_of(rule: ColumnCollectionConstraint | Index) -> str | None:
-    """What the database calls it: a name of the convention is cut to what PostgreSQL takes."""
-    if not isinstance(rule.name, conv):
-        return rule.name if isinstance(rule.name, str) else None
-    return _POSTGRESQL.identifier_preparer.format_constraint(rule, _alembic_quote=False)

@@ -6,16 +6,22 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import (
     ColumnElement,
     Insert,
+    PrimaryKeyConstraint,
     Select,
+    Table,
     UnaryExpression,
+    UniqueConstraint,
+    and_,
+    case,
     exists,
     func,
     inspect,
+    literal_column,
     or_,
     select,
     tuple_,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.database.base import Base
@@ -24,6 +30,7 @@ from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
 ModelT = TypeVar("ModelT", bound=Base)
 UpsertingInsert = postgresql.Insert | sqlite.Insert
 RowValues = Mapping[str, Any]
+_UNIQUE: Final = (PrimaryKeyConstraint, UniqueConstraint)
 
 _UPSERTS: Final[Mapping[str, Callable[[Any], UpsertingInsert]]] = {
     "postgresql": postgresql.insert,
@@ -119,7 +126,9 @@ def upsert_rows(
     Raises:
         NotImplementedError: The database is not one of those that are supported.
     """
-    table = inspect(model).local_table
+    table = _table(model)
+    if dialect == "mariadb":
+        return _upsert_into_mariadb(model, columns, key)
     if dialect not in _UPSERTS:
         raise NotImplementedError(f"upsert on {dialect}")
     statement = update_taken(_UPSERTS[dialect](table), model, columns, key)
@@ -142,18 +151,73 @@ def update_taken(
         key: The columns of a unique constraint.
     """
     mapper = inspect(model)
-    table = mapper.local_table
+    table = _table(model)
     new = statement.excluded
     changed = [name for name in columns if name not in key]
     if not changed:
         return statement.on_conflict_do_nothing(index_elements=list(key))
-    touched = [column.name for column in table.columns if column.onupdate is not None]
+    touched = _touched(table)
     values = {name: new[name] for name in (*changed, *touched)}
     if mapper.version_id_col is not None:
         version = mapper.version_id_col.name
         values[version] = table.c[version] + 1
     differs = or_(*(table.c[name].is_distinct_from(new[name]) for name in changed))
     return statement.on_conflict_do_update(index_elements=list(key), set_=values, where=differs)
+
+
+def _upsert_into_mariadb(
+    model: type[ModelT], columns: Sequence[str], key: Sequence[str]
+) -> mysql.Insert:
+    """The same for MariaDB, which assigns from left to right and writes no row that stays equal.
+
+    Columns are compared before the first of them is assigned. The numbers are literals: pymysql
+    sends many rows in one statement only if nothing behind VALUES is a parameter.
+    """
+    mapper = inspect(model)
+    table = _table(model)
+    statement = mysql.insert(table)
+    new = statement.inserted
+    changed = [name for name in columns if name not in key]
+    values: dict[str, ColumnElement[Any]] = {key[0]: _same_key(table, new, columns, key)}
+    if changed:
+        differs = or_(*(table.c[name].is_distinct_from(new[name]) for name in changed))
+        if mapper.version_id_col is not None:
+            version = table.c[mapper.version_id_col.name]
+            raised = version + literal_column("1")
+            values[version.name] = case((differs, raised), else_=version)
+        for name in _touched(table):
+            values[name] = case((differs, new[name]), else_=table.c[name])
+    values.update({name: new[name] for name in changed if name not in values})
+    return statement.on_duplicate_key_update([*values.items()])
+
+
+def _same_key(
+    table: Table, new: Any, columns: Sequence[str], key: Sequence[str]
+) -> ColumnElement[Any]:
+    """What the key becomes: what it is, or an error where another key than the named one is taken.
+
+    MariaDB updates the row of whichever key is taken, and cannot be told one.
+    """
+    first = table.c[key[0]]
+    unique = [rule.columns for rule in table.constraints if isinstance(rule, _UNIQUE)]
+    unique += [index.columns for index in table.indexes if index.unique]
+    others = [{*rule.keys()} for rule in unique if {*rule.keys()} != {*key}]
+    if not any(other <= {*columns} for other in others):
+        return first
+    same = and_(*(table.c[name].is_not_distinct_from(new[name]) for name in key))
+    return case((same, first), else_=literal_column("(SELECT 1 UNION SELECT 2)"))
+
+
+def _table(model: type[ModelT]) -> Table:
+    table = inspect(model).local_table
+    if not isinstance(table, Table):
+        raise TypeError(f"{model.__name__} is not mapped to a table")
+    return table
+
+
+def _touched(table: Table) -> list[str]:
+    """The columns that each update sets."""
+    return [column.name for column in table.columns if column.onupdate is not None]
 
 
 def in_key_order(rows: Iterable[RowValues], key: Sequence[str]) -> list[RowValues]:

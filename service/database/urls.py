@@ -1,5 +1,7 @@
 """Which database URLs the kit takes, and how a sync URL becomes its asyncio twin."""
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from sqlalchemy.engine import URL, make_url
@@ -9,15 +11,24 @@ SYNC_DRIVERS: Final = {
     "postgresql": "postgresql+psycopg2",
     "postgres": "postgresql+psycopg2",
     "postgresql+psycopg2": "postgresql+psycopg2",
+    # The dialect is told by the server that it is for: with MySQL it refuses to work, where the
+    # name "mysql" would go on and fail at the first thing that only MariaDB has.
+    "mysql": "mariadb+pymysql",
+    "mysql+pymysql": "mariadb+pymysql",
+    "mariadb": "mariadb+pymysql",
+    "mariadb+pymysql": "mariadb+pymysql",
     "sqlite": "sqlite+pysqlite",
     "sqlite+pysqlite": "sqlite+pysqlite",
 }
 ASYNC_DRIVERS: Final = {
     "postgresql+asyncpg": "postgresql+asyncpg",
+    "mysql+aiomysql": "mariadb+aiomysql",
+    "mariadb+aiomysql": "mariadb+aiomysql",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
 _TWINS: Final = {
     "postgresql+psycopg2": "postgresql+asyncpg",
+    "mariadb+pymysql": "mariadb+aiomysql",
     "sqlite+pysqlite": "sqlite+aiosqlite",
 }
 # What libpq calls a query parameter, and what asyncpg calls the same.
@@ -28,6 +39,17 @@ _LIBPQ_TO_ASYNCPG: Final = {
     "user": "user",
     "dbname": "database",
     "target_session_attrs": "target_session_attrs",
+}
+# What a URL may say to pymysql. The character set, the SQL mode, the time zone and autocommit are
+# the kit's: without them it would read and write something else.
+_PYMYSQL: Final = frozenset({
+    "connect_timeout", "program_name", "read_timeout", "unix_socket", "write_timeout",
+    "ssl_ca", "ssl_capath", "ssl_cert", "ssl_check_hostname", "ssl_cipher", "ssl_key",
+})  # fmt: skip
+_AIOMYSQL: Final = frozenset({"connect_timeout", "program_name", "unix_socket"})
+_COUNTERPARTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "postgresql+asyncpg": _LIBPQ_TO_ASYNCPG,
+    "mariadb+aiomysql": {name: name for name in _AIOMYSQL},
 }
 
 
@@ -65,7 +87,10 @@ def parse_url(text: str, setting: str, *, asyncio: bool = False) -> URL:
             f"{setting}: {url.drivername}:// is not supported; use one of "
             + ", ".join(f"{name}://" for name in drivers)
         )
-    return url.set(drivername=driver)
+    url = url.set(drivername=driver)
+    if driver.startswith("mariadb"):
+        _refuse_parameters(url, _AIOMYSQL if asyncio else _PYMYSQL, setting)
+    return url
 
 
 def async_url(url: URL) -> URL:
@@ -75,15 +100,16 @@ def async_url(url: URL) -> URL:
         UnsupportedUrlError: A query parameter has no counterpart.
     """
     twin = url.set(drivername=_TWINS[url.drivername])
-    if url.get_backend_name() != "postgresql":
+    names = _COUNTERPARTS.get(twin.drivername)
+    if names is None:
         return twin
-    unknown = sorted(set(url.query) - set(_LIBPQ_TO_ASYNCPG))
+    unknown = sorted(set(url.query) - set(names))
     if unknown:
         raise UnsupportedUrlError(
-            f"DATABASE_URL: asyncpg has no counterpart of {', '.join(unknown)};"
+            f"DATABASE_URL: {twin.get_driver_name()} has no counterpart of {', '.join(unknown)};"
             " set DATABASE_URL_ASYNC as well"
         )
-    return twin.set(query={_LIBPQ_TO_ASYNCPG[key]: value for key, value in url.query.items()})
+    return twin.set(query={names[key]: value for key, value in url.query.items()})
 
 
 def is_memory(url: URL) -> bool:
@@ -93,6 +119,15 @@ def is_memory(url: URL) -> bool:
     database = url.database
     named = database in (":memory:", "file::memory:")
     return not database or named or url.query.get("mode") == "memory"
+
+
+def _refuse_parameters(url: URL, known: AbstractSet[str], setting: str) -> None:
+    unknown = sorted(set(url.query) - known)
+    if unknown:
+        raise UnsupportedUrlError(
+            f"{setting}: {url.get_driver_name()} is not given {', '.join(unknown)} by the URL;"
+            f" take out what is not one of {', '.join(sorted(known))}"
+        )
 
 
 def _example(drivers: dict[str, str]) -> str:

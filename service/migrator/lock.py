@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from service.database.urls import is_memory
 from service.migrator.errors import LockBusyError
@@ -24,6 +24,13 @@ _HOLDER: Final = text("""
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (l.classid::bigint << 32 | l.objid::bigint) = :key
 """)
+
+# Names of locks are one namespace for the whole server.
+_LOCK_NAME: Final = "concat('tidegate:', md5(database()))"
+_NAMED_HOLDER: Final = text(f"""
+    SELECT concat('connection ', id, ' (', user, '@', host, ')')
+    FROM information_schema.processlist WHERE id = is_used_lock({_LOCK_NAME})
+""")  # noqa: S608 - text of ours
 
 
 @contextmanager
@@ -43,6 +50,9 @@ def runner_lock(engine: Engine, *, wait: float) -> Iterator[None]:
     if engine.dialect.name == "postgresql":
         with _advisory_lock(engine, wait):
             yield
+    elif engine.dialect.name == "mariadb":
+        with _named_lock(engine, wait):
+            yield
     elif is_memory(engine.url):
         # Nobody else can reach it.
         yield
@@ -60,11 +70,26 @@ def _advisory_lock(engine: Engine, wait: float) -> Iterator[None]:
             query = text("SELECT pg_try_advisory_lock(:key)")
             return bool(connection.execute(query, key).scalar_one())
 
-        _poll(acquire, wait, lambda: _holder(connection))
+        _poll(acquire, wait, lambda: connection.execute(_HOLDER, key).scalar() or "unknown")
         try:
             yield
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+@contextmanager
+def _named_lock(engine: Engine, wait: float) -> Iterator[None]:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+        def acquire() -> bool:
+            query = text(f"SELECT get_lock({_LOCK_NAME}, 0)")
+            return bool(connection.execute(query).scalar_one())
+
+        _poll(acquire, wait, lambda: connection.execute(_NAMED_HOLDER).scalar() or "unknown")
+        try:
+            yield
+        finally:
+            connection.execute(text(f"SELECT release_lock({_LOCK_NAME})"))
 
 
 @contextmanager
@@ -91,7 +116,3 @@ def _poll(acquire: Callable[[], bool], wait: float, holder: Callable[[], str]) -
             )
         # Jitter, so that runners that started together do not ask together.
         time.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-
-
-def _holder(connection: Connection) -> str:
-    return connection.execute(_HOLDER, {"key": LOCK_KEY}).scalar() or "unknown"

@@ -7,18 +7,23 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.util.exc import CommandError
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import DatabaseSettings, create_db_engine
 from service.database.failures import AuthenticationFailed, DatabaseMissing, classify
+from service.database.mariadb import connect_arguments
 from service.migrator.errors import MigrationError, UnreachableError
 from service.migrator.lock import runner_lock
 from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
 
 _POLL_SECONDS: Final = 0.5
 # DDL that waits for a lock makes every later reader of the table wait behind it.
-_LOCK_TIMEOUT: Final = "5s"
+_LOCK_SECONDS: Final = 5
+_APPLICATION_NAME: Final = "tidegate-migrate"
+# The runner's lock is a session that says nothing for as long as the revisions take.
+_LONGEST_SILENCE: Final = 31_536_000
+_PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
 
 # Building an index on a large table may take hours.
 _LONGEST_STATEMENT: Final = 86_400.0
@@ -34,14 +39,7 @@ def migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
     """
     url = settings.migration_url
     settings = settings.model_copy(update={"query_deadline": _LONGEST_STATEMENT})
-    options: dict[str, Any] = {}
-    if url.get_backend_name() == "postgresql":
-        options["connect_args"] = {
-            "connect_timeout": max(2, round(settings.connect_timeout)),
-            "application_name": "tidegate-migrate",
-            "client_encoding": "utf8",
-            "options": f"-c lock_timeout={_LOCK_TIMEOUT} -c client_connection_check_interval=1s",
-        }
+    options = {"connect_args": _connect_args(url, settings)}
     engine = create_db_engine(url, settings=settings, pool_name="migrations", **options)
     try:
         yield engine
@@ -110,7 +108,8 @@ def up(settings: DatabaseSettings, *, wait: float, report: Report = lambda _: No
         UnreachableError: The database does not answer.
         LockBusyError: Another runner takes longer than `wait`.
         HeadsError: This release has no single head.
-        MigrationError: A revision failed; it is rolled back, those before it stay applied.
+        MigrationError: A revision failed; it is rolled back, those before it stay applied. On
+            MariaDB, where each DDL statement commits, what it did before stays too.
     """
     revisions = Revisions()
     _ = revisions.head
@@ -141,11 +140,47 @@ def _upgrade(engine: Engine, revisions: Revisions, report: Report) -> None:
             command.upgrade(revisions.config, "head")
         except (SQLAlchemyError, CommandError) as error:
             first_line = str(error).partition("\n")[0]
-            raise MigrationError(f"a revision failed: {first_line}") from error
+            raise MigrationError(
+                f"a revision failed: {first_line}{_left_behind(engine)}"
+            ) from error
+
+
+def _left_behind(engine: Engine) -> str:
+    """What to know after a failure where a revision is not rolled back."""
+    if engine.dialect.name != "mariadb":
+        return ""
+    return "; MariaDB keeps what the revision did before: undo that by hand, then run it again"
+
+
+def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+    match url.get_backend_name():
+        case "postgresql":
+            return {
+                "connect_timeout": max(2, round(settings.connect_timeout)),
+                "application_name": _APPLICATION_NAME,
+                "client_encoding": "utf8",
+                "options": f"-c lock_timeout={_LOCK_SECONDS}s"
+                " -c client_connection_check_interval=1s",
+            }
+        case "mariadb":
+            names = ("lock_wait_timeout", "innodb_lock_wait_timeout")
+            return connect_arguments(
+                url.get_driver_name(),
+                connect_timeout=settings.connect_timeout,
+                statement_timeout=None,
+                name=_APPLICATION_NAME,
+                variables={
+                    **dict.fromkeys(names, str(_LOCK_SECONDS)),
+                    "wait_timeout": str(_LONGEST_SILENCE),
+                },
+            )
+        case _:
+            return {}
 
 
 def _place(engine: Engine) -> str:
     url = engine.url
     if url.get_backend_name() == "sqlite":
         return f"the database {url.database or ':memory:'}"
-    return f"the database {url.database} at {url.host}:{url.port or 5432}"
+    port = url.port or _PORTS[url.get_backend_name()]
+    return f"the database {url.database} at {url.host}:{port}"

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TextIO
@@ -92,9 +92,9 @@ def export_products(target: TextIO, form: FileFormat) -> int:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: The database failed; what is written is not complete.
     """
-    with _long_read() as session:
-        write = _write_csv if form is FileFormat.CSV else _write_ndjson
-        return write(ProductRepository(session).stream(), target)
+    write = _write_csv if form is FileFormat.CSV else _write_ndjson
+    with _long_read() as session, closing(ProductRepository(session).stream()) as products:
+        return write(products, target)
 
 
 def _batches(

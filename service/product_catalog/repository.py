@@ -1,6 +1,6 @@
 """The queries of the catalog."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 from typing import cast as typed
@@ -80,9 +80,11 @@ class ProductRepository(BaseRepository[Product]):
             arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
             self.session.execute(_load_arrays(), arrays)
 
-    def stream(self) -> Iterator[ExportedProduct]:
+    def stream(self) -> Generator[ExportedProduct, None, None]:
         """Code, name, description and price of every product by code, in constant memory."""
-        yield from self.session.execute(_select_export())
+        # Whoever stops early closes the generator: pymysql can ask for nothing else before.
+        with self.session.execute(_select_export()) as rows:
+            yield from rows
 
 
 class ProductRepositoryAsync(BaseRepositoryAsync[Product]):

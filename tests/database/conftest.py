@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import Engine
 
 from service.database import DatabaseSettings, create_db_engine
 from tests.database.pools import ServerView, WatchedPool
-from tests.support.databases import PostgresDatabases, worker_name
+from tests.support.databases import MariaDBDatabases, PostgresDatabases, worker_name
 from tests.support.postgres import PostgresServer
 
 MakePool = Callable[..., WatchedPool]
@@ -24,6 +25,26 @@ def kit_url(postgres: PostgresDatabases) -> Iterator[str]:
     name = f"tidegate_kit_{worker_name()}"
     yield postgres.create(name)
     postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_kit_url(mariadb: MariaDBDatabases) -> str:
+    """The same on MariaDB."""
+    return mariadb.create("tidegate_kit")
+
+
+def kit_url_of(request: pytest.FixtureRequest, directory: Path) -> str:
+    """A database for what a test wants to make in it, of the kind that a parameter names.
+
+    Args:
+        request: The request of the fixture that has the parameter.
+        directory: Where an SQLite file may lie.
+    """
+    if request.param == "sqlite":
+        return f"sqlite:///{directory / 'kit.db'}"
+    names = {"postgresql": "kit_url", "mariadb": "mariadb_kit_url"}
+    url: str = request.getfixturevalue(names[request.param])
+    return url
 
 
 @pytest.fixture(scope="session")

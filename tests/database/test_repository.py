@@ -1,4 +1,4 @@
-"""One contract for the repository, blocking and asyncio, on PostgreSQL and SQLite."""
+"""One contract for the repository, blocking and asyncio, on every kind of database."""
 
 import base64
 import json
@@ -36,6 +36,8 @@ from service.database.failures import LockNotAvailable, classify
 from service.database.mixins import IdentityMixin, TimestampMixin, VersionMixin
 from service.database.pagination import encode_cursor
 from service.database.types import ExactDecimal
+from tests.database.conftest import kit_url_of
+from tests.support.databases import KINDS
 
 pytestmark = pytest.mark.anyio
 
@@ -175,14 +177,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
+@pytest.fixture(scope="module", params=KINDS)
 def owner(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """A database with the tables of these tests."""
-    is_sqlite = request.param == "sqlite"
-    file = tmp_path_factory.mktemp("repository") / "parts.db"
-    url = f"sqlite:///{file}" if is_sqlite else request.getfixturevalue("kit_url")
+    url = kit_url_of(request, tmp_path_factory.mktemp("repository"))
     engine = create_db_engine(url, pool_name="repository")
     OwnBase.metadata.create_all(engine)
     yield engine
@@ -852,6 +852,29 @@ async def test_upsert_of_a_key_of_two_columns(store: Store) -> None:
         assert await places.count() == 4
 
 
+async def test_upsert_that_meets_another_key_than_the_named_one_changes_nothing(
+    store: Store,
+) -> None:
+    [key] = await store.keep(part("a"))
+    with pytest.raises(DBAPIError):
+        await upsert(store, given_part("b", id=key, stock=7))
+    assert {code: row.stock for code, row in (await store.rows()).items()} == {"a": 1}
+    await upsert(store, given_part("a", id=key, stock=8))
+    assert {code: row.stock for code, row in (await store.rows()).items()} == {"a": 8}
+
+
+async def test_text_is_one_key_or_another_by_its_characters_alone(store: Store) -> None:
+    codes = ["a", "A", "\u00e1", "a ", " a", "\U0001f511", "ss", "\u00df"]
+    await store.keep(*map(part, codes))
+    await upsert(store, *(given_part(code, stock=5) for code in codes))
+    assert {code: row.stock for code, row in (await store.rows()).items()} == dict.fromkeys(
+        codes, 5
+    )
+    async with store.work() as work:
+        for code in codes:
+            assert await work.parts.count(Part.code == code) == 1
+
+
 async def test_upsert_sends_its_rows_in_key_order(store: Store) -> None:
     sent: list[Any] = []
 
@@ -862,20 +885,20 @@ async def test_upsert_sends_its_rows_in_key_order(store: Store) -> None:
     event.listen(store.engine, "before_cursor_execute", note)
     await upsert(store, *(given_part(code) for code in ("c", "a", "d", "b")))
     [parameters] = sent
-    flat = parameters.values() if isinstance(parameters, dict) else parameters
-    values = [value for row in flat for value in (row if isinstance(row, tuple) else (row,))]
+    rows = parameters if isinstance(parameters, list) else [parameters]
+    values = [value for row in rows for value in (row.values() if isinstance(row, dict) else row)]
     assert [value for value in values if value in ("a", "b", "c", "d")] == ["a", "b", "c", "d"]
 
 
 async def test_upsert_with_a_key_twice_is_refused_or_the_last_wins(store: Store) -> None:
     rows = [given_part("a", stock=1), given_part("b"), given_part("a", stock=2)]
-    if store.is_sqlite:
-        await upsert(store, *rows)
-        assert (await store.rows())["a"].stock == 2
-    else:
+    if store.engine.dialect.name == "postgresql":
         with pytest.raises(DBAPIError, match="a second time"):
             await upsert(store, *rows)
         assert await store.rows() == {}
+    else:
+        await upsert(store, *rows)
+        assert (await store.rows())["a"].stock == 2
 
 
 async def test_upserts_of_the_same_rows_in_opposite_order_do_not_deadlock(store: Store) -> None:
@@ -909,13 +932,19 @@ async def test_lock_gives_the_row_as_it_is_now_or_none(store: Store) -> None:
         assert await work.parts.lock(row.id + 1000) is None
 
 
+_SHORT_LOCK_TIMEOUT: Final = {
+    "postgresql": "SET LOCAL lock_timeout = '50ms'",
+    "mariadb": "SET innodb_lock_wait_timeout = 0",
+}
+
+
 async def test_lock_keeps_other_transactions_waiting_until_this_one_ends(store: Store) -> None:
     [key, other] = await store.keep(part("a"), part("b"))
     if store.is_sqlite:
         pytest.skip("SQLite locks the whole file as soon as a transaction begins")
     async with store.work() as first, store.work() as second:
         await first.parts.lock(key)
-        await second.session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        await second.session.execute(text(_SHORT_LOCK_TIMEOUT[store.engine.dialect.name]))
         assert await second.parts.lock(other) is not None
         with pytest.raises(DBAPIError) as refused:
             await second.parts.lock(key)

@@ -16,23 +16,24 @@ from service.database import (
     reset_db,
 )
 from service.product_catalog.models import Product
-from tests.support.databases import PostgresDatabases, worker_name
+from tests.support.databases import MARIADB, worker_name
 
 
-@pytest.fixture(params=["postgresql", "sqlite file", "sqlite memory"])
-def engine(
-    request: pytest.FixtureRequest, postgres: PostgresDatabases, tmp_path: Path
-) -> Iterator[Engine]:
+@pytest.fixture(params=["postgresql", "sqlite file", "sqlite memory", MARIADB])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     name = f"tidegate_schema_{worker_name()}"
     urls: dict[str, Callable[[], str]] = {
-        "postgresql": lambda: postgres.create(name),
+        "postgresql": lambda: request.getfixturevalue("postgres").create(name),
+        "mariadb": lambda: request.getfixturevalue("mariadb").create(name),
         "sqlite file": lambda: f"sqlite:///{tmp_path / 'schema.db'}",
         "sqlite memory": lambda: "sqlite:///:memory:",
     }
     engine = create_db_engine(urls[request.param](), pool_name="test")
     yield engine
     engine.dispose()
-    postgres.drop(name)
+    if not request.param.startswith("sqlite"):
+        kind = "mariadb" if request.param == "mariadb" else "postgres"
+        request.getfixturevalue(kind).drop(name)
 
 
 def count(engine: Engine) -> int:

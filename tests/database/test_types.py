@@ -1,4 +1,4 @@
-"""The column types keep their promises on PostgreSQL and on SQLite."""
+"""The column types keep their promises on every kind of database."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
@@ -14,6 +14,8 @@ from sqlalchemy.exc import StatementError
 
 from service.database import create_db_engine
 from service.database.types import ExactDecimal, UTCDateTime
+from tests.database.conftest import kit_url_of
+from tests.support.databases import KINDS
 
 tables: Final = MetaData()
 samples: Final = Table(
@@ -34,13 +36,11 @@ offsets: Final = st.integers(-23 * 60, 23 * 60).map(
 instants: Final = st.datetimes(datetime(2, 1, 1), datetime(9999, 12, 30), timezones=offsets)  # noqa: DTZ001 - hypothesis adds the zone
 
 
-@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
+@pytest.fixture(scope="module", params=KINDS)
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    file = tmp_path_factory.mktemp("types") / "types.db"
-    is_sqlite = request.param == "sqlite"
-    url = f"sqlite:///{file}" if is_sqlite else request.getfixturevalue("kit_url")
+    url = kit_url_of(request, tmp_path_factory.mktemp("types"))
     engine = create_db_engine(url, pool_name="types")
     tables.create_all(engine)
     yield engine

@@ -5,13 +5,18 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import pytest
 from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings
 from service.migrator import runner
+from tests.support.mariadb import MariaDBServer
 from tests.support.postgres import execute
 
 TEMPLATE: Final = "tidegate_template"
+MARIADB: Final = pytest.param("mariadb", marks=pytest.mark.mariadb)
+# The parameters of a fixture whose tests run once on each kind of database.
+KINDS: Final = ("postgresql", "sqlite", MARIADB)
 
 
 class PostgresDatabases:
@@ -45,6 +50,27 @@ class PostgresDatabases:
     def _run(self, statement: str) -> None:
         server = self._server.set(drivername="postgresql")
         execute(server.render_as_string(hide_password=False), statement)
+
+
+class MariaDBDatabases:
+    """Databases on one server.
+
+    Args:
+        server: The server; it is running.
+    """
+
+    def __init__(self, server: MariaDBServer) -> None:
+        self.server = server
+
+    def create(self, name: str) -> str:
+        """Make an empty database anew; returns its URL."""
+        self.drop(name)
+        self.server.execute(f"CREATE DATABASE `{name}`")
+        return self.server.url(name)
+
+    def drop(self, name: str) -> None:
+        """Remove a database."""
+        self.server.execute(f"DROP DATABASE IF EXISTS `{name}`")
 
 
 class SqliteDatabases:

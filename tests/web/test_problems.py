@@ -106,6 +106,8 @@ def test_unexpected_error_is_a_bare_500(broken_client: TestClient) -> None:
 def test_failed_commit_is_not_a_201(broken_client: TestClient, database_url: str) -> None:
     deferred = "REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED"
     engine = create_db_engine(database_url, pool_name="test")
+    if engine.dialect.name == "mariadb":
+        pytest.skip("MariaDB checks every constraint at once, so that no commit fails by one")
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
         connection.execute(text(f"CREATE TABLE children (parent_id INTEGER {deferred})"))
