@@ -12,6 +12,8 @@ from typing import Any, Final
 
 # libpq counts whole seconds and takes 1 for 2.
 _LIBPQ_SHORTEST: Final = 2
+# pymysql takes 0 for a mistake.
+_SHORTEST: Final = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,24 @@ def _terminate_asyncpg(connection: Any) -> None:
     in_its_loop(driver._loop, driver.terminate)  # noqa: SLF001 - there is no public way
 
 
+def _shut_down_pymysql(connection: Any) -> None:
+    # None once it is closed.
+    if (shared := connection._sock) is not None:  # noqa: SLF001 - there is no public way
+        with contextlib.suppress(OSError):
+            shared.shutdown(socket.SHUT_RDWR)
+
+
+def _shorten_pymysql(arguments: dict[str, Any], seconds: float) -> None:
+    arguments["connect_timeout"] = min(arguments["connect_timeout"], max(_SHORTEST, seconds))
+
+
+def _abort_aiomysql(connection: Any) -> None:
+    driver = connection.driver_connection
+    # None once it is closed.
+    if (writer := driver._writer) is not None:  # noqa: SLF001 - there is no public way
+        in_its_loop(driver._loop, writer.transport.abort)  # noqa: SLF001 - as above
+
+
 def _interrupt_sqlite(connection: Any) -> None:
     connection.interrupt()
 
@@ -101,6 +121,8 @@ def in_its_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> 
 # By `dialect.driver`.
 DRIVERS: Final[dict[str, DriverCuts]] = {
     "psycopg2": DriverCuts(cut=_shut_down_psycopg2, opened=_note_socket, shorten=_shorten_psycopg2),
+    "pymysql": DriverCuts(cut=_shut_down_pymysql, shorten=_shorten_pymysql),
+    "aiomysql": DriverCuts(cut=_abort_aiomysql),
     "asyncpg": DriverCuts(cut=_terminate_asyncpg),
     "pysqlite": DriverCuts(cut=_interrupt_sqlite, severs=False, fetches=True, connects=False),
     "aiosqlite": DriverCuts(cut=_interrupt_aiosqlite, severs=False, connects=False),

@@ -140,17 +140,16 @@ class AiomysqlDialect(PyMySQLDialect, MySQLDialect_aiomysql):
         """Open a connection within its time: this driver, too, bounds only the TCP connection."""
         seconds = cparams.get("connect_timeout")
         driver: Any = self.loaded_dbapi
+        create = cparams.pop("async_creator_fn", driver.aiomysql.connect)
 
         async def within(*args: Any, **options: Any) -> Any:
             try:
                 async with asyncio.timeout(seconds):
-                    return await driver.aiomysql.connect(*args, **options)
+                    return await create(*args, **options)
             except TimeoutError:
                 raise driver.OperationalError(_SERVER_LOST, "no answer in time") from None
 
-        return MySQLDialect_aiomysql.connect(
-            self, *cargs, **{"async_creator_fn": within, **cparams}
-        )
+        return MySQLDialect_aiomysql.connect(self, *cargs, async_creator_fn=within, **cparams)
 
 
 registry.register("mariadb.pymysql", __name__, "PyMySQLDialect")

@@ -70,7 +70,10 @@ class Box(OwnBase):
     weight: Mapped[float] = mapped_column(Numeric(4, 1))
 
 
-Index("uq_failure_boxes_label", func.lower(Box.label), Box.shelf_id, unique=True)
+# MariaDB has no index on an expression.
+Index("uq_failure_boxes_label", func.lower(Box.label), Box.shelf_id, unique=True).ddl_if(
+    callable_=lambda ddl, target, bind, **_: bind.dialect.name != "mariadb"
+)
 
 
 class Crate(OwnBase):
@@ -299,6 +302,68 @@ def test_postgresql_names_the_broken_rule(server_url: str, ask: Ask, case: str) 
     statement, kind, constraint, columns = BROKEN_RULES[case]
     error = ask(server_url, [statement])
     assert_says(error, kind, constraint=constraint, columns=(*columns,))
+
+
+@pytest.fixture(scope="module")
+def maria_url(mariadb_kit_url: str) -> Iterator[str]:
+    """A MariaDB database with the tables, which no test changes for good."""
+    engine = create_db_engine(mariadb_kit_url, pool_name="f")
+    fill(engine)
+    yield mariadb_kit_url
+    OwnBase.metadata.drop_all(engine)
+    engine.dispose()
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("case", BROKEN_RULES)
+def test_mariadb_names_the_broken_rule(maria_url: str, ask: Ask, case: str) -> None:
+    statement, kind, constraint, columns = BROKEN_RULES[case]
+    if case == "unique with a long name":
+        # One character more than PostgreSQL keeps.
+        constraint = "uq_failure_crates_with_a_name_of_some_length_first_of_se_551b"
+    error = ask(maria_url, [statement])
+    assert_says(error, kind, constraint=constraint, columns=(*columns,))
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize(
+    "statement",
+    [
+        box(weight=10_000),
+        box(label=SECRET * 3),
+        box(place="walrus-7731"),
+        ("INSERT INTO failure_shelves (id) VALUES (:number)", {"number": 1 << 70}),
+    ],
+    ids=["numeric", "length", "integer", "64 bits"],
+)
+def test_value_that_does_not_fit_mariadb_is_told_as_such(
+    maria_url: str, ask: Ask, statement: Statement
+) -> None:
+    assert_says(ask(maria_url, [statement]), failures.InvalidValue)
+
+
+@pytest.mark.mariadb
+def test_mariadb_statement_that_takes_too_long(maria_url: str, ask: Ask) -> None:
+    slow = ["SET max_statement_time = 0.02", "SELECT sleep(5)"]
+    assert_says(ask(maria_url, slow), failures.StatementTimeout)
+
+
+@pytest.mark.mariadb
+def test_mariadb_lock_that_another_holds(maria_url: str, ask: Ask) -> None:
+    with busy(maria_url, LOCK):
+        assert_says(ask(maria_url, [f"{LOCK} NOWAIT"]), failures.LockNotAvailable)
+
+
+@pytest.mark.mariadb
+def test_mariadb_session_that_the_server_ends(maria_url: str, ask: Ask) -> None:
+    assert_says(ask(maria_url, ["KILL CONNECTION_ID()"]), failures.ConnectionLost)
+
+
+@pytest.mark.mariadb
+def test_mariadb_that_refuses_a_user_or_has_no_such_database(maria_url: str, ask: Ask) -> None:
+    stranger = maria_url.replace("root@", "walrus:wrong@")
+    assert_says(ask(stranger, ["SELECT 1"]), failures.AuthenticationFailed)
+    assert_says(ask(f"{maria_url}_missing", ["SELECT 1"]), failures.DatabaseMissing)
 
 
 @pytest.mark.parametrize("case", BROKEN_RULES)
