@@ -118,7 +118,8 @@ def _mariadb_url(mariadb: MariaDBDatabases) -> str:
 def mariadb_url(mariadb: MariaDBDatabases, _mariadb_url: str) -> Iterator[str]:
     """A migrated, empty MariaDB database."""
     yield _mariadb_url
-    mariadb.server.execute("TRUNCATE tidegate_migrated.products")
+    for table in ("products", "idempotency_keys"):
+        mariadb.server.execute(f"TRUNCATE tidegate_migrated.{table}")
 
 
 @pytest.fixture(params=KINDS)

@@ -39,7 +39,9 @@ def broken_client(database_url: str) -> Iterator[TestClient]:
     @reads
     def endless(session: Session) -> None:
         with time_limit(0.2):
-            session.execute(text(ENDLESS))
+            # MariaDB ends such a recursion by itself.
+            is_mariadb = session.get_bind().dialect.name == "mariadb"
+            session.execute(text("SELECT sleep(60)" if is_mariadb else ENDLESS))
 
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
