@@ -1,20 +1,24 @@
 """Pure builders of the statements that both kinds of repository run."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
     Insert,
     PrimaryKeyConstraint,
+    Row,
     Select,
     Table,
     UnaryExpression,
     UniqueConstraint,
     and_,
+    bindparam,
     case,
     exists,
     func,
+    insert,
     inspect,
     literal_column,
     or_,
@@ -23,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.dml import ReturningInsert
 
 from service.database.base import Base
 from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
@@ -30,6 +35,9 @@ from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
 ModelT = TypeVar("ModelT", bound=Base)
 UpsertingInsert = postgresql.Insert | sqlite.Insert
 RowValues = Mapping[str, Any]
+# A row as plain values, under the names of the model's attributes.
+View = Row[*tuple[Any, ...]]
+RowT = TypeVar("RowT")
 _UNIQUE: Final = (PrimaryKeyConstraint, UniqueConstraint)
 
 _UPSERTS: Final[Mapping[str, Callable[[Any], UpsertingInsert]]] = {
@@ -77,21 +85,55 @@ def select_locked(model: type[ModelT], key: Any) -> Select[ModelT]:
     return query.execution_options(populate_existing=True)
 
 
-def select_page(
+def columns_of(model: type[ModelT]) -> list[ColumnElement[Any]]:
+    """The columns of a model's table, each under the name of its attribute."""
+    attributes = inspect(model).column_attrs
+    return [attribute.columns[0].label(attribute.key) for attribute in attributes]
+
+
+def _select_view(model: type[Any]) -> Select[*tuple[Any, ...]]:
+    """The columns of one row, whose primary key is the parameter `key`."""
+    # The table's column: by the attribute it would be a query of the ORM, which costs more.
+    (column,) = key_column(model).property.columns
+    return select(*columns_of(model)).where(column == bindparam("key"))
+
+
+def _insert_view(model: type[Any]) -> ReturningInsert[*tuple[Any, ...]]:
+    """One row, given as parameters by the names of its columns, that returns all of them."""
+    return insert(_table(model)).returning(*columns_of(model))
+
+
+# Made once for each model, since to make them takes as long as to run them.
+select_view: Final[Callable[[Any], Select[*tuple[Any, ...]]]] = cache(_select_view)
+insert_view: Final[Callable[[Any], ReturningInsert[*tuple[Any, ...]]]] = cache(_insert_view)
+
+
+def select_page(  # noqa: PLR0913 - each is a part of a page
     model: type[ModelT],
     where: Iterable[ColumnElement[bool]],
     sort: Sort,
     limit: int,
     cursor: str | None,
-) -> Select[ModelT]:
+    *,
+    as_views: bool = False,
+) -> Select[*tuple[Any, ...]]:
     """The rows after a cursor, and one more that tells whether there is a next page.
+
+    Args:
+        model: Of what.
+        where: What every row meets.
+        sort: The order.
+        limit: How many rows make a page.
+        cursor: Where the page before ended.
+        as_views: Whether to ask for columns instead of entities.
 
     Raises:
         InvalidCursorError: The cursor is not one of this order.
         TypeError: The column may be null, or the model has a composite key.
     """
     columns = _sort_columns(model, sort)
-    query = select(model).where(*where)
+    what = columns_of(model) if as_views else [model]
+    query: Select[*tuple[Any, ...]] = select(*what).where(*where)
     if cursor is not None:
         types = [column.type for column in columns]
         position = tuple_(*decode_cursor(cursor, sort, types), types=types)
@@ -101,7 +143,7 @@ def select_page(
     return query.order_by(*order).limit(limit + 1)
 
 
-def page_of(model: type[ModelT], rows: Sequence[ModelT], sort: Sort, limit: int) -> Page[ModelT]:
+def page_of(model: type[Base], rows: Sequence[RowT], sort: Sort, limit: int) -> Page[RowT]:
     """Turn the rows of `select_page` into a page."""
     if len(rows) <= limit:
         return Page(rows, None)

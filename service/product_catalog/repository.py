@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from service.database import BaseRepository, BaseRepositoryAsync, Page, Sort, metadata
-from service.database.statements import RowValues, in_key_order, update_taken
+from service.database.statements import RowValues, View, in_key_order, update_taken
 from service.product_catalog.models import Product
 
 # Code, name, description and price.
@@ -50,7 +50,7 @@ class ProductRepository(BaseRepository[Product]):
         sort: Sort,
         limit: int,
         cursor: str | None,
-    ) -> Page[Product]:
+    ) -> Page[View]:
         """A page of the products that match every filter that is given.
 
         Raises:
@@ -63,7 +63,7 @@ class ProductRepository(BaseRepository[Product]):
             where.append(Product.price >= min_price)
         if max_price is not None:
             where.append(Product.price <= max_price)
-        return self.page(*where, sort=sort, limit=limit, cursor=cursor)
+        return self.view_page(*where, sort=sort, limit=limit, cursor=cursor)
 
     def load(self, products: Iterable[RowValues]) -> None:
         """Insert products, or update those whose code is taken and that differ.

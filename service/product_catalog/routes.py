@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response, status
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from service.database.statements import View
 from service.product_catalog.import_export import ndjson_line
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepositoryAsync
@@ -54,7 +55,7 @@ def list_products(session: Session, query: Annotated[ProductQuery, Query()]) -> 
 @creates
 def create_product(
     session: Session, product: ProductInput, request: Request, response: Response
-) -> Product:
+) -> View:
     """Create a product; its code must be free."""
     created = ProductService(session).create(product)
     response.headers["Location"] = request.app.url_path_for("get_product", product_id=created.id)
@@ -88,9 +89,9 @@ async def _export(session: AsyncSession) -> AsyncIterator[bytes]:
 @reads
 def get_product(
     session: Session, product_id: ProductId, request: Request, response: Response
-) -> Product | Response:
+) -> View | Response:
     """Get one product."""
-    product = ProductService(session).get(product_id)
+    product = ProductService(session).view(product_id)
     tag = entity_tag(product.version)
     if is_known(product.version, request):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers={"ETag": tag})

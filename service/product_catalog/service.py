@@ -7,6 +7,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from service.database import Page, Sort
+from service.database.statements import View
 from service.errors import NotFoundError, PreconditionFailedError
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
@@ -32,7 +33,7 @@ class ProductService:
     def __init__(self, session: Session) -> None:
         self._products = ProductRepository(session)
 
-    def search(self, query: ProductQuery) -> Page[Product]:
+    def search(self, query: ProductQuery) -> Page[View]:
         """A page of the products that match.
 
         Raises:
@@ -47,24 +48,21 @@ class ProductService:
             cursor=query.cursor,
         )
 
-    def get(self, product_id: int) -> Product:
-        """One product.
+    def view(self, product_id: int) -> View:
+        """One product, to be shown.
 
         Raises:
             NotFoundError: There is none with this id.
         """
-        product = self._products.get(product_id)
-        if product is None:
-            raise NotFoundError("product", product_id)
-        return product
+        return _found(product_id, self._products.view(product_id))
 
-    def create(self, product: ProductInput) -> Product:
+    def create(self, product: ProductInput) -> View:
         """A new product.
 
         Raises:
             sqlalchemy.exc.IntegrityError: The code is in use.
         """
-        return self._products.add(Product(**product.model_dump()))
+        return self._products.insert(product.model_dump())
 
     def change(
         self, product_id: int, patch: ProductPatch, versions: Collection[str] | None = None
@@ -102,10 +100,16 @@ class ProductService:
         _unless_stale(versions, lambda: self._products.delete(product))
 
     def _of_version(self, product_id: int, versions: Collection[str] | None) -> Product:
-        product = self.get(product_id)
+        product = _found(product_id, self._products.get(product_id))
         if versions is not None and str(product.version) not in versions:
             raise PreconditionFailedError
         return product
+
+
+def _found(product_id: int, product: ResultT | None) -> ResultT:
+    if product is None:
+        raise NotFoundError("product", product_id)
+    return product
 
 
 def _unless_stale(versions: Collection[str] | None, write: Callable[[], ResultT]) -> ResultT:
