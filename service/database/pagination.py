@@ -1,7 +1,5 @@
 """Keyset pages: where the next page begins is told by the last row, not by a count."""
 
-import base64
-import binascii
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,17 +13,19 @@ from sqlalchemy import BigInteger, SmallInteger
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
+from service.database.sealing import seal, unseal
 from service.database.types import ExactDecimal
 
 RowT = TypeVar("RowT")
 
-_VERSION: Final = 1
+# Version 1 was JSON without a tag.
+_VERSION: Final = b"\x02"
 # What JSON has no form for, and any text of the right form is a value of.
 _FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {UUID: UUID, date: date.fromisoformat}
 
 
 class InvalidCursorError(ValueError):
-    """A cursor that was not made for this list."""
+    """A cursor that we did not make, or made for another list or order, or with another key."""
 
     def __init__(self) -> None:
         super().__init__("not a cursor of this list; leave it out to begin at the first page")
@@ -59,39 +59,51 @@ class Page(Generic[RowT]):
     next_cursor: str | None
 
 
-def encode_cursor(sort: Sort, values: Sequence[Any]) -> str:
+def encode_cursor(key: bytes, table: str, sort: Sort, values: Sequence[Any]) -> str:
     """Write down where a page ended.
 
     Args:
+        key: What cursors are sealed with.
+        table: The table that is listed.
         sort: The order of the list.
         values: The sort columns of the last row.
     """
     plain = [value if isinstance(value, int | str | float) else _plain(value) for value in values]
-    text = json.dumps([_VERSION, sort.name, *plain], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+    return seal(_VERSION + text.encode(), key, _context(table, sort))
 
 
-def decode_cursor(cursor: str, sort: Sort, types: Sequence[TypeEngine[Any]]) -> list[Any]:
+def decode_cursor(
+    cursor: str, key: bytes, table: str, sort: Sort, types: Sequence[TypeEngine[Any]]
+) -> list[Any]:
     """Read back where a page ended.
+
+    The values are checked although they were sealed: a release may have changed the column since.
 
     Args:
         cursor: What `encode_cursor` wrote.
+        key: What it was sealed with.
+        table: The table that is listed.
         sort: The order of the list that is asked for.
         types: The types of the sort columns.
 
     Raises:
-        InvalidCursorError: It is no cursor, one of another order or version, or one with a value
-            that its column could not hold, which the driver or the database would refuse.
+        InvalidCursorError: It is no cursor, one of another list, order, key or version, or one
+            with a value that its column could not hold, which the driver or the database would
+            refuse.
     """
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        version, name, *values = content
-        if (version, name, len(values)) != (_VERSION, sort.name, len(types)):
+        content = unseal(cursor, key, _context(table, sort))
+        if not content.startswith(_VERSION):
             raise InvalidCursorError
+        values = json.loads(content.removeprefix(_VERSION))
         return [_typed(value, column) for value, column in zip(values, types, strict=True)]
-    except (binascii.Error, ValueError, TypeError, ArithmeticError, RecursionError):
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
         raise InvalidCursorError from None
+
+
+def _context(table: str, sort: Sort) -> bytes:
+    return json.dumps([table, sort.name]).encode()
 
 
 def _plain(value: Any) -> str:

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import statements
+from service.database.engine import process
 from service.database.pagination import Page, Sort
 from service.database.statements import ModelT, RowValues, View
 
@@ -48,9 +49,11 @@ class BaseRepositoryAsync(Generic[ModelT]):
         cursor: str | None = None,
     ) -> Page[ModelT]:
         """At most `limit` rows after the cursor."""
-        query = statements.select_page(self.model, where, sort, limit, cursor)
+        key = process.settings.cursor_sealing_key
+        start = statements.page_start(self.model, sort, cursor, key)
+        query = statements.select_page(self.model, where, sort, limit, start)
         rows = (await self.session.scalars(query)).all()
-        return statements.page_of(self.model, rows, sort, limit)
+        return statements.page_of(self.model, rows, sort, limit, key)
 
     async def view(self, key: Any) -> View | None:
         """The row with this primary key as plain values, for what is only shown.
@@ -68,10 +71,12 @@ class BaseRepositoryAsync(Generic[ModelT]):
         cursor: str | None = None,
     ) -> Page[View]:
         """As `page`, with rows as `view` gives them."""
-        query = statements.select_page(self.model, where, sort, limit, cursor, as_views=True)
+        key = process.settings.cursor_sealing_key
+        start = statements.page_start(self.model, sort, cursor, key)
+        query = statements.select_page(self.model, where, sort, limit, start, as_views=True)
         connection = await self.session.connection()
         rows = (await connection.execute(query)).all()
-        return statements.page_of(self.model, rows, sort, limit)
+        return statements.page_of(self.model, rows, sort, limit, key)
 
     async def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""

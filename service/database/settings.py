@@ -1,12 +1,14 @@
 """What the kit reads from its surroundings: variables, `.env`, and files that hold secrets."""
 
 import difflib
+import hashlib
+import hmac
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -26,6 +28,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 # 0 turns off what the time is for.
 SecondsOrOff = Annotated[float, Field(ge=0, le=86_400)]
 
+CURSOR_KEY_LENGTH: Final = 16
 DEVELOPMENT_URL = "sqlite:///tidegate.db"
 SECRETS_DIRECTORY = Path("/run/secrets")
 ENV_FILE = Path(".env")
@@ -109,6 +112,11 @@ class DatabaseSettings(LayeredSettings):
     `query_deadline` is how long any single call to the driver may take that `time_limit` does not
     limit further; it holds even when the server hangs. `statement_timeout` is the server's own,
     and has to be shorter: its error costs no connection.
+
+    `cursor_key` is what the cursors of pages are sealed with; unset, a key is derived from
+    `DATABASE_URL`, so that every worker and replica of a deployment takes the others' cursors. With
+    another key, or another password in the URL, open cursors are refused: a client sees a 422, and
+    begins again. Set it where the URL holds no password, or where passwords change often.
     """
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
@@ -120,6 +128,7 @@ class DatabaseSettings(LayeredSettings):
     replica_url: SecretStr | None = None
     # What the replica shows is never older than this; a tighter bound would mostly measure itself.
     replica_max_lag: Annotated[float, Field(ge=0.5, le=3600)] = 2.0
+    cursor_key: SecretStr | None = None
     echo: bool = False
     pool_size: Annotated[int, Field(ge=1, le=1000)] = 5
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 5
@@ -151,6 +160,16 @@ class DatabaseSettings(LayeredSettings):
                 f"DATABASE_STATEMENT_TIMEOUT: lower it below DATABASE_QUERY_DEADLINE"
                 f" ({self.query_deadline:g} s), or raise that: the server's own error costs no"
                 " connection"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cursor_key_is_long(self) -> Self:
+        key = self.cursor_key
+        if key is not None and len(key.get_secret_value()) < CURSOR_KEY_LENGTH:
+            raise ValueError(
+                f"DATABASE_CURSOR_KEY: shorter than {CURSOR_KEY_LENGTH} characters; take more, such"
+                " as the output of `openssl rand -hex 32`, or unset it"
             )
         return self
 
@@ -217,6 +236,13 @@ class DatabaseSettings(LayeredSettings):
                 "DATABASE_REPLICA_URL: name one host, for the lag of one says nothing of another"
             )
         return url
+
+    @property
+    def cursor_sealing_key(self) -> bytes:
+        """The 32 bytes that cursors are sealed with, of `DATABASE_CURSOR_KEY` or `DATABASE_URL`."""
+        secret = self.cursor_key or self.url or SecretStr(DEVELOPMENT_URL)
+        # A label of its own keeps this key apart from any other that may be derived of the same.
+        return hmac.digest(b"tidegate cursors", secret.get_secret_value().encode(), hashlib.sha256)
 
     @property
     def pool_capacity(self) -> int:

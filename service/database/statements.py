@@ -108,48 +108,61 @@ select_view: Final[Callable[[Any], Select[*tuple[Any, ...]]]] = cache(_select_vi
 insert_view: Final[Callable[[Any], ReturningInsert[*tuple[Any, ...]]]] = cache(_insert_view)
 
 
+def page_start(
+    model: type[ModelT], sort: Sort, cursor: str | None, key: bytes
+) -> Sequence[Any] | None:
+    """The values of the sort columns after which a page begins; None for the first page.
+
+    Raises:
+        InvalidCursorError: The cursor is not one of this list, order and key.
+        TypeError: The column may be null, or the model has a composite key.
+    """
+    types = [column.type for column in _sort_columns(model, sort)]
+    return None if cursor is None else decode_cursor(cursor, key, _table_name(model), sort, types)
+
+
 def select_page(  # noqa: PLR0913 - each is a part of a page
     model: type[ModelT],
     where: Iterable[ColumnElement[bool]],
     sort: Sort,
     limit: int,
-    cursor: str | None,
+    start: Sequence[Any] | None,
     *,
     as_views: bool = False,
 ) -> Select[*tuple[Any, ...]]:
-    """The rows after a cursor, and one more that tells whether there is a next page.
+    """The rows of a page, and one more that tells whether there is a next page.
 
     Args:
         model: Of what.
         where: What every row meets.
         sort: The order.
         limit: How many rows make a page.
-        cursor: Where the page before ended.
+        start: Where the page before ended, as `page_start` tells.
         as_views: Whether to ask for columns instead of entities.
 
     Raises:
-        InvalidCursorError: The cursor is not one of this order.
         TypeError: The column may be null, or the model has a composite key.
     """
     columns = _sort_columns(model, sort)
     what = columns_of(model) if as_views else [model]
     query: Select[*tuple[Any, ...]] = select(*what).where(*where)
-    if cursor is not None:
-        types = [column.type for column in columns]
-        position = tuple_(*decode_cursor(cursor, sort, types), types=types)
+    if start is not None:
+        position = tuple_(*start, types=[column.type for column in columns])
         keys = tuple_(*columns)
         query = query.where(keys < position if sort.descending else keys > position)
     order = [column.desc() if sort.descending else column.asc() for column in columns]
     return query.order_by(*order).limit(limit + 1)
 
 
-def page_of(model: type[Base], rows: Sequence[RowT], sort: Sort, limit: int) -> Page[RowT]:
+def page_of(
+    model: type[Base], rows: Sequence[RowT], sort: Sort, limit: int, key: bytes
+) -> Page[RowT]:
     """Turn the rows of `select_page` into a page."""
     if len(rows) <= limit:
         return Page(rows, None)
     items = rows[:limit]
     values = [getattr(items[-1], column.key) for column in _sort_columns(model, sort)]
-    return Page(items, encode_cursor(sort, values))
+    return Page(items, encode_cursor(key, _table_name(model), sort, values))
 
 
 def upsert_rows(
@@ -265,6 +278,10 @@ def _touched(table: Table) -> list[str]:
 def in_key_order(rows: Iterable[RowValues], key: Sequence[str]) -> list[RowValues]:
     """Rows ordered by key: two writers that lock in one order cannot deadlock."""
     return sorted(rows, key=lambda row: tuple(row[name] for name in key))
+
+
+def _table_name(model: type[ModelT]) -> str:
+    return str(inspect(model).local_table)
 
 
 def _sort_columns(model: type[ModelT], sort: Sort) -> list[InstrumentedAttribute[Any]]:

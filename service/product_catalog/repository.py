@@ -54,7 +54,7 @@ class ProductRepository(BaseRepository[Product]):
         """A page of the products that match every filter that is given.
 
         Raises:
-            InvalidCursorError: The cursor is not one of this order.
+            InvalidCursorError: The cursor is not one of this list, order and key.
         """
         where: list[ColumnElement[bool]] = []
         if name_prefix is not None:

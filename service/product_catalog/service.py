@@ -37,7 +37,7 @@ class ProductService:
         """A page of the products that match.
 
         Raises:
-            InvalidCursorError: The cursor is not one of this order.
+            InvalidCursorError: The cursor is not one of this list, order and key.
         """
         return self._products.search(
             name_prefix=query.name_prefix,

@@ -31,10 +31,12 @@ from service.database import (
     Sort,
     create_async_db_engine,
     create_db_engine,
+    process,
 )
 from service.database.failures import LockNotAvailable, classify
 from service.database.mixins import IdentityMixin, TimestampMixin, VersionMixin
 from service.database.pagination import encode_cursor
+from service.database.sealing import seal
 from service.database.types import ExactDecimal
 from tests.database.conftest import kit_url_of
 from tests.support.databases import KINDS
@@ -467,9 +469,15 @@ def encoded(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
+def sealed(sort: Sort, content: bytes) -> str:
+    """A cursor that only the holder of the key could make, of content that nobody was given."""
+    context = json.dumps(["parts", sort.name]).encode()
+    return seal(content, process.settings.cursor_sealing_key, context)
+
+
 def forged(sort: Sort, *values: Any) -> str:
-    """A cursor of an order that nobody was given."""
-    return encoded(json.dumps([1, sort.name, *values]).encode())
+    """A sealed cursor of values that no row has."""
+    return sealed(sort, b"\x02" + json.dumps(values).encode())
 
 
 async def assert_refused(store: Store, sort: Sort, cursor: str) -> None:
@@ -510,29 +518,44 @@ NO_CURSORS: Final = (
     "\x00",
     "\ud800",
     "A" * 100_000,
-    encoded(b""),
     encoded(b"\xff\xfe"),
-    encoded(b"1"),
-    encoded(b"null"),
-    encoded(b"{}"),
-    encoded(b"[]"),
-    encoded(b'{"1": 1, "name": 2, "a": 3, "b": 4}'),
-    encoded(b'[2, "name", "a", 1]'),
-    encoded(b'[1, "name", "a"]'),
-    encoded(b'[1, "name", "a", 1, 1]'),
-    encoded(b'[1, ["name"], "a", 1]'),
-    encoded(b'[1, "name", "a", 1'),
-    encoded(b"[" * 100_000),
-    encoded(b"[" * 50_000 + b"]" * 50_000),
-    encoded(b'[1, "name", "a", ' + b"9" * 10_000 + b"]"),
-    encoded(b'[1, "name", "a", 1e400]'),
-    encoded(b'[1, "name", "a", NaN]'),
+    encoded(b'[1,"name","a",1]'),
+    encoded(b'\x02["a",1]'),
+    encoded(b"\x00" * 16 + b'\x02["a",1]'),
+)
+NO_CONTENTS: Final = (
+    b"",
+    b"\x02",
+    b"\xff\xfe",
+    b"\x02\xff\xfe",
+    b"\x021",
+    b"\x02null",
+    b"\x02{}",
+    b"\x02[]",
+    b'\x02{"a": 1, "b": 2}',
+    b'["a", 1]',
+    b'\x01["a", 1]',
+    b'\x03["a", 1]',
+    b'\x02["a"]',
+    b'\x02["a", 1, 1]',
+    b'\x02["a", 1',
+    b"\x02" + b"[" * 100_000,
+    b"\x02" + b"[" * 50_000 + b"]" * 50_000,
+    b'\x02["a", ' + b"9" * 10_000 + b"]",
+    b'\x02["a", 1e400]',
+    b'\x02["a", NaN]',
 )
 
 
 async def test_what_is_no_cursor_is_refused(store: Store) -> None:
     for cursor in NO_CURSORS:
         await assert_refused(store, sort_by("name"), cursor)
+
+
+async def test_what_is_no_content_of_a_cursor_is_refused(store: Store) -> None:
+    sort = sort_by("name")
+    for content in NO_CONTENTS:
+        await assert_refused(store, sort, sealed(sort, content))
 
 
 WRONG: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -585,8 +608,9 @@ async def test_cursor_at_the_ends_of_what_a_column_holds_is_taken(
     found = []
     for value in values:
         ends = [value] if column == "id" else [value, 0]
+        cursor = encode_cursor(process.settings.cursor_sealing_key, "parts", sort, ends)
         async with store.work() as work:
-            page = await work.parts.page(sort=sort, limit=9, cursor=encode_cursor(sort, ends))
+            page = await work.parts.page(sort=sort, limit=9, cursor=cursor)
         found.append(len(page.items))
     assert found == [3, 0]
 

@@ -212,3 +212,38 @@ def test_logs_are_for_people_in_development_and_for_machines_elsewhere(
     assert load_settings().log_format == "json"
     monkeypatch.setenv("LOG_FORMAT", "console")
     assert load_settings().log_format == "console"
+
+
+def sealing_key(**settings: str) -> bytes:
+    """What cursors are sealed with under some settings."""
+    return DatabaseSettings.load(**settings).cursor_sealing_key
+
+
+def test_cursors_are_sealed_with_the_key_or_one_of_the_url() -> None:
+    key, other_key = "k" * 16, "k" * 15 + "l"
+    keys = [
+        sealing_key(),
+        sealing_key(url=URL),
+        sealing_key(url=URL.replace(SECRET, "hunter3")),
+        sealing_key(url=URL.replace("5432/catalog", "5432/other")),
+        sealing_key(url="sqlite:///:memory:"),
+        sealing_key(cursor_key=key),
+        sealing_key(cursor_key=other_key),
+    ]
+    assert {len(each) for each in keys} == {32}
+    assert len({*keys}) == len(keys)
+    assert sealing_key(url=URL) == sealing_key(url=URL)
+    assert sealing_key(url=URL, cursor_key=key) == sealing_key(cursor_key=key)
+
+
+def test_key_of_cursors_may_stand_in_a_file_and_is_not_shown(secrets_directory: Path) -> None:
+    (secrets_directory / "database_cursor_key").write_text("of-sixteen-chars\n")
+    settings = DatabaseSettings.load()
+    assert settings.cursor_sealing_key == sealing_key(cursor_key="of-sixteen-chars")
+    assert "of-sixteen-chars" not in repr(settings)
+
+
+def test_short_key_of_cursors_is_refused_in_one_line() -> None:
+    text = error_of(DATABASE_CURSOR_KEY=SECRET[:15])
+    assert text.startswith("DATABASE_CURSOR_KEY: shorter than 16 characters; ")
+    assert SECRET[:15] not in text

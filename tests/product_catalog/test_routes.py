@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.product_catalog.models import NAME_LENGTH
+
 ROPE = {"code": "ROPE-10", "name": "Mooring rope", "price": "19.90"}
 
 
@@ -196,6 +198,24 @@ def test_cursor_of_another_order_is_refused(client: TestClient) -> None:
     cursor = client.get("/products", params={"limit": 1}).json()["next_cursor"]
     response = client.get("/products", params={"sort": "name", "cursor": cursor})
     assert response.status_code == 422
+
+
+def test_cursor_that_was_tampered_with_is_refused(client: TestClient) -> None:
+    for number in range(2):
+        create(client, code=f"P{number}")
+    cursor = client.get("/products", params={"limit": 1}).json()["next_cursor"]
+    for changed in (cursor[:-1], f"{cursor}A", cursor.swapcase(), f"{cursor}=", f"{cursor}\n"):
+        response = client.get("/products", params={"cursor": changed})
+        assert response.status_code == 422, changed
+        assert response.headers["content-type"] == "application/problem+json"
+        assert [error["parameter"] for error in response.json()["errors"]] == ["query/cursor"]
+
+
+@pytest.mark.parametrize("character", ['"', "\u00e9", "\U0001f511"])
+def test_cursor_of_the_longest_name_is_taken(client: TestClient, character: str) -> None:
+    for number in range(3):
+        create(client, code=f"P{number}", name=character * NAME_LENGTH)
+    assert codes(client, sort="name", limit=1) == ["P0", "P1", "P2"]
 
 
 @pytest.mark.parametrize(
