@@ -124,5 +124,5 @@ class ReaderAmongWriters(RuleBasedStateMachine):
 def test_pages_neither_skip_nor_repeat_whatever_others_write(sort: ProductSort) -> None:
     run_state_machine_as_test(
         lambda: ReaderAmongWriters(sort),  # type: ignore[arg-type] # it is only called
-        settings=settings(max_examples=20, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=12, stateful_step_count=30, deadline=None),
     )
