@@ -2,7 +2,15 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -243,6 +251,46 @@ async def test_get_gives_the_row_of_a_key_or_none(store: Store) -> None:
         assert await work.parts.get(key + 1000) is None
 
 
+def assert_shown(views: Sequence[Any], rows: Sequence[Part]) -> None:
+    """Hold rows that are only shown against the entities."""
+    names = [column.key for column in Part.__mapper__.column_attrs]
+    assert [view._asdict() for view in views] == [
+        {name: getattr(row, name) for name in names} for row in rows
+    ]
+
+
+async def test_view_shows_what_get_gives(store: Store) -> None:
+    [key, _] = await store.keep(part("a", price=Decimal("1.50")), part("b"))
+    async with store.work() as work:
+        assert_shown([await work.parts.view(key)], [await work.parts.get(key)])
+        assert await work.parts.view(key + 1000) is None
+
+
+async def test_page_of_views_filters_too(store: Store) -> None:
+    await store.keep(part("a", stock=5), part("b"), part("c", stock=5))
+    async with store.work() as work:
+        page = await work.parts.view_page(Part.stock == 5, sort=sort_by("name"), limit=3)
+    assert [row.code for row in page.items] == ["a", "c"]
+
+
+async def test_inserted_row_is_shown_whole_and_committed_by_whoever_began(store: Store) -> None:
+    values = {"code": "a", "name": "bolt", "stock": 1, "price": Decimal("0.10"), "seen_at": MOMENT}
+    async with store.work() as work:
+        with statements_of(store) as sent:
+            shown = await work.parts.insert(values)
+        assert len(sent) == 1
+        assert (shown.code, shown.price, shown.version) == ("a", Decimal("0.10"), 1)
+        await work.session.rollback()
+    async with store.work() as work:
+        assert await work.parts.get(shown.id) is None
+        shown = await work.parts.insert(values)
+        await work.session.commit()
+    async with store.work() as work:
+        assert_shown([shown], [await work.parts.get(shown.id)])
+        with pytest.raises(IntegrityError):
+            await work.parts.insert(values)
+
+
 async def test_find_gives_the_first_by_key_that_meets_every_condition(store: Store) -> None:
     await store.keep(part("a", stock=5), part("c", name="nut"), part("b", name="nut", stock=5))
     async with store.work() as work:
@@ -277,11 +325,13 @@ async def test_count_and_exists_tell_of_the_rows_that_meet_every_condition(store
         lambda parts: parts.find(Part.name == "bolt"),
         lambda parts: parts.list(Part.name == "bolt", order_by=[Part.name], limit=10),
         lambda parts: parts.page(sort=Sort("name", Part.name), limit=2),
+        lambda parts: parts.view(1),
+        lambda parts: parts.view_page(sort=Sort("name", Part.name), limit=2),
         lambda parts: parts.count(),
         lambda parts: parts.exists(Part.name == "bolt"),
         lambda parts: parts.lock(1),
     ],
-    ids=["get", "find", "list", "page", "count", "exists", "lock"],
+    ids=["get", "find", "list", "page", "view", "view_page", "count", "exists", "lock"],
 )
 async def test_a_read_is_one_statement(store: Store, read: Callable[[Any], Awaitable[Any]]) -> None:
     await store.keep(*(part(f"{number}") for number in range(5)))
@@ -343,6 +393,9 @@ async def pages(
     for _ in range(100):
         async with store.work() as work:
             page = await work.parts.page(sort=sort, limit=limit, cursor=cursor)
+            views = await work.parts.view_page(sort=sort, limit=limit, cursor=cursor)
+        assert_shown(views.items, page.items)
+        assert views.next_cursor == page.next_cursor
         assert len(page.items) <= limit
         rows += page.items
         cursor = page.next_cursor
