@@ -64,13 +64,14 @@ class BaseRepository(Generic[ModelT]):
         query = statements.select_page(self.model, where, sort, limit, start)
         return statements.page_of(self.model, self.session.scalars(query).all(), sort, limit, key)
 
-    def view(self, key: Any) -> View | None:
+    def view(self, key: Any) -> View:
         """The row with this primary key as plain values, for what is only shown.
 
         It costs half of what `get` does, and is nothing that a session would follow.
         """
         connection = self.session.connection()
-        return connection.execute(statements.select_view(self.model), {"key": key}).first()
+        rows = connection.execute(statements.select_view(self.model), {"key": key})
+        return next(iter(statements.views_of(self.model, rows)), None)
 
     def view_page(
         self,
@@ -84,7 +85,7 @@ class BaseRepository(Generic[ModelT]):
         start = statements.page_start(self.model, sort, cursor, key)
         query = statements.select_page(self.model, where, sort, limit, start, as_views=True)
         connection = self.session.connection()
-        rows = connection.execute(query).all()
+        rows = statements.views_of(self.model, connection.execute(query))
         return statements.page_of(self.model, rows, sort, limit, key)
 
     def count(self, *where: ColumnElement[bool]) -> int:
@@ -111,7 +112,8 @@ class BaseRepository(Generic[ModelT]):
             All of the row, with what the database or a default set, as `view` gives it.
         """
         connection = self.session.connection()
-        return connection.execute(statements.insert_view(self.model), values).one()
+        rows = connection.execute(statements.insert_view(self.model), values)
+        return statements.views_of(self.model, rows)[0]
 
     def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
         """Insert rows in as few statements as the database takes."""

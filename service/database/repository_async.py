@@ -55,13 +55,14 @@ class BaseRepositoryAsync(Generic[ModelT]):
         rows = (await self.session.scalars(query)).all()
         return statements.page_of(self.model, rows, sort, limit, key)
 
-    async def view(self, key: Any) -> View | None:
+    async def view(self, key: Any) -> View:
         """The row with this primary key as plain values, for what is only shown.
 
         It costs half of what `get` does, and is nothing that a session would follow.
         """
         connection = await self.session.connection()
-        return (await connection.execute(statements.select_view(self.model), {"key": key})).first()
+        rows = await connection.execute(statements.select_view(self.model), {"key": key})
+        return next(iter(statements.views_of(self.model, rows.all())), None)
 
     async def view_page(
         self,
@@ -75,7 +76,7 @@ class BaseRepositoryAsync(Generic[ModelT]):
         start = statements.page_start(self.model, sort, cursor, key)
         query = statements.select_page(self.model, where, sort, limit, start, as_views=True)
         connection = await self.session.connection()
-        rows = (await connection.execute(query)).all()
+        rows = statements.views_of(self.model, (await connection.execute(query)).all())
         return statements.page_of(self.model, rows, sort, limit, key)
 
     async def count(self, *where: ColumnElement[bool]) -> int:
@@ -102,7 +103,8 @@ class BaseRepositoryAsync(Generic[ModelT]):
             All of the row, with what the database or a default set, as `view` gives it.
         """
         connection = await self.session.connection()
-        return (await connection.execute(statements.insert_view(self.model), values)).one()
+        rows = await connection.execute(statements.insert_view(self.model), values)
+        return statements.views_of(self.model, rows.all())[0]
 
     async def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
         """Insert rows in as few statements as the database takes."""

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -237,7 +238,7 @@ class DatabaseSettings(LayeredSettings):
             )
         return url
 
-    @property
+    @cached_property
     def cursor_sealing_key(self) -> bytes:
         """The 32 bytes that cursors are sealed with, of `DATABASE_CURSOR_KEY` or `DATABASE_URL`."""
         secret = self.cursor_key or self.url or SecretStr(DEVELOPMENT_URL)

@@ -1,5 +1,6 @@
 """Column types that mean the same on every database."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Any, Final
@@ -8,6 +9,8 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Integer, Numeric
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+# Makes a value of what a driver gives.
+Processor = Callable[[Any], Any]
 # SQLite numbers rows by itself only for a column declared INTEGER.
 BigIntegerKey = BigInteger().with_variant(Integer(), "sqlite")
 # The default context would round to 28 digits before anybody looked at the last one.
@@ -72,6 +75,15 @@ class ExactDecimal(TypeDecorator[Decimal]):
         units = self.in_units(value)
         return units if dialect.name == "sqlite" else value
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Processor | None:
+        """What makes a decimal of each value: nothing, where the driver gives decimals.
+
+        TypeDecorator's own way is two calls for each value, a tenth of what a page of rows takes.
+        """
+        if dialect.name == "sqlite":
+            return super().result_processor(dialect, coltype)
+        return self.load_dialect_impl(dialect).result_processor(dialect, coltype)
+
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         """Turn what the column stores into a decimal."""
         if value is None or dialect.name != "sqlite":
@@ -109,9 +121,19 @@ class UTCDateTime(TypeDecorator[datetime]):
         instant = value.astimezone(UTC)
         return instant if dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Processor | None:
+        """What puts each value into UTC; PostgreSQL's come with a zone, mostly with that one."""
+        if dialect.name == "postgresql":
+            return _into_utc
+        return super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give the zone back that the database did not keep."""
         del dialect
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _into_utc(value: datetime | None) -> datetime | None:
+    return value if value is None or value.tzinfo is UTC else value.astimezone(UTC)

@@ -89,7 +89,7 @@ async def _export(session: AsyncSession) -> AsyncIterator[bytes]:
 @reads
 def get_product(
     session: Session, product_id: ProductId, request: Request, response: Response
-) -> View | Response:
+) -> View:
     """Get one product."""
     product = ProductService(session).view(product_id)
     tag = entity_tag(product.version)
