@@ -187,11 +187,15 @@ def endpoint_of(
         is_write: Whether the client's next reads have to find what it did.
 
     Raises:
-        TypeError: The handler is a coroutine function, or its first argument is not `session`.
+        TypeError: The handler is a coroutine function or a generator, or its first argument is not
+            `session`.
     """
     signature = inspect.signature(handler, eval_str=True)
-    session, *parameters = signature.parameters.values()
-    if session.name != "session" or inspect.iscoroutinefunction(handler):
+    parameters = [*signature.parameters.values()]
+    # These would go on after their session is closed.
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    is_plain = not any(is_kind(handler) for is_kind in kinds)
+    if not is_plain or not parameters or parameters.pop(0).name != "session":
         raise TypeError(f"{handler.__qualname__}: a plain function of a session is needed")
     own_request = _name_of(Request, parameters)
     own_response = _name_of(Response, parameters)

@@ -1,6 +1,7 @@
 """The service as its own process, the way it is run: signals, ports, workers and all."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 import psutil
@@ -63,6 +64,10 @@ class Service:
     def text(self) -> str:
         """What it wrote so far."""
         return self.log.read_text(errors="replace")
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it logged so far, with LOG_FORMAT=json."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

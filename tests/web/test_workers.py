@@ -15,14 +15,13 @@ import httpx2
 import psutil
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.polling import eventually
 from tests.support.postgres import free_port
+from tests.support.scraping import Series, scrape, total
 from tests.support.server import PYTHON, ROOT, Service, environment, running_service
 
 CAPACITY: Final = 5
-Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @contextmanager
@@ -40,24 +39,6 @@ def serving(
     with running_service(directory, settings | (variables or {})) as service:
         eventually(lambda: shows_workers(service, workers), within=30)
         yield service
-
-
-def scrape(service: Service) -> Series:
-    """The metrics, over a connection of its own: another one may be another worker's."""
-    answer = httpx2.get(f"http://127.0.0.1:{service.port}/metrics", timeout=10).raise_for_status()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
-
-
-def total(series: Series, name: str, **labels: str) -> float:
-    return sum(
-        value
-        for (found, having), value in series.items()
-        if found == name and labels.items() <= dict(having).items()
-    )
 
 
 def shows_workers(service: Service, number: int) -> bool:

@@ -1,0 +1,380 @@
+"""What a request does with the database: tried again, cut off, given up, and never half done."""
+
+import concurrent.futures
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.database import DatabaseSettings, process
+from service.product_catalog.models import Product
+from service.settings import Settings
+from service.web.unit_of_work import reads, writes
+from tests.support.databases import migrate
+from tests.support.polling import eventually
+from tests.support.postgres import PostgresServer
+from tests.support.raw_http import ask, rest
+from tests.support.scraping import scraped
+from tests.support.server import Service, running_service
+
+# Under uvicorn, and under gunicorn.
+both_servers = pytest.mark.parametrize("environment", ["development", "test"])
+RETRIES = 3
+
+
+@pytest.fixture
+def app_client(postgres_url: str) -> Iterator[TestClient]:
+    """The application with one product; tests add routes of their own."""
+    settings = Settings(environment="test", database=DatabaseSettings(url=postgres_url))
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        client.post("/products", json={"code": "ROPE", "name": "Rope", "price": "1.00"})
+        client.post("/products", json={"code": "SAIL", "name": "Sail", "price": "1.00"})
+        yield client
+    process.configure(None)
+
+
+class Route:
+    """A route of a test's own, which counts how often its work is run.
+
+    Args:
+        client: Of the application that it becomes a part of.
+        work: Given the session and the number of the run, from 0.
+        retries: As `writes` takes them.
+    """
+
+    def __init__(
+        self, client: TestClient, work: Callable[[Session, int], None], *, retries: int
+    ) -> None:
+        self._client = client
+        self._numbers = itertools.count()
+        self._path = f"/work-{id(self)}"
+
+        def handler(session: Session) -> None:
+            work(session, next(self._numbers))
+
+        client.app.post(self._path)(writes(retries=retries)(handler))  # type: ignore[attr-defined] # FastAPI's
+
+    def ask(self, clients: int = 1) -> list[Any]:
+        """Ask by so many clients at once; returns the answers."""
+        with concurrent.futures.ThreadPoolExecutor(clients) as threads:
+            return [*threads.map(lambda _: self._client.post(self._path), range(clients))]
+
+    @property
+    def runs(self) -> int:
+        """How often it was run."""
+        return next(self._numbers)
+
+    def retried(self, reason: str) -> float:
+        """How many retries the metric has."""
+        labels = {"http_route": self._path, "reason": reason}
+        return REGISTRY.get_sample_value("service_transaction_retries_total", labels) or 0.0
+
+
+def serializable(session: Session) -> None:
+    session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+
+
+def price_of(session: Session, product_id: int = 1) -> int:
+    query = text("SELECT price FROM products WHERE id = :id")
+    return int(session.execute(query, {"id": product_id}).scalar_one())
+
+
+def raise_price(session: Session, product_id: int = 1) -> None:
+    change = text("UPDATE products SET price = price + 1 WHERE id = :id")
+    session.execute(change, {"id": product_id})
+
+
+def rivals() -> Callable[[Session, int], None]:
+    """Work of which the first two runs both read before either writes."""
+    barrier = threading.Barrier(2)
+
+    def work(session: Session, number: int) -> None:
+        serializable(session)
+        price = price_of(session)
+        if number < barrier.parties:
+            barrier.wait(timeout=10)
+        change = text("UPDATE products SET price = :price WHERE id = 1")
+        session.execute(change, {"price": price + 1})
+
+    return work
+
+
+def crossing() -> Callable[[Session, int], None]:
+    """Work of which the first two runs lock two rows in opposite order."""
+    barrier = threading.Barrier(2)
+
+    def work(session: Session, number: int) -> None:
+        first, second = (1, 2) if number % 2 else (2, 1)
+        raise_price(session, first)
+        if number < barrier.parties:
+            barrier.wait(timeout=10)
+        raise_price(session, second)
+
+    return work
+
+
+def prices(client: TestClient) -> list[str]:
+    return [client.get(f"/products/{number}").json()["price"] for number in (1, 2)]
+
+
+def test_serialization_failure_is_tried_again_and_its_effect_is_there_once(
+    app_client: TestClient,
+) -> None:
+    route = Route(app_client, rivals(), retries=RETRIES)
+    assert [answer.status_code for answer in route.ask(clients=2)] == [200, 200]
+    assert prices(app_client)[0] == "3.00"
+    assert route.retried("serialization_failure") == 1
+    assert route.runs == 3
+
+
+def test_deadlock_is_tried_again_and_its_effect_is_there_once(app_client: TestClient) -> None:
+    route = Route(app_client, crossing(), retries=RETRIES)
+    assert [answer.status_code for answer in route.ask(clients=2)] == [200, 200]
+    assert prices(app_client) == ["3.00", "3.00"]
+    assert route.retried("deadlock_detected") == 1
+    assert route.runs == 3
+
+
+@pytest.mark.parametrize("work", [rivals, crossing])
+def test_without_retries_it_is_run_once_and_answered_with_503(
+    app_client: TestClient, work: Callable[[], Callable[[Session, int], None]]
+) -> None:
+    route = Route(app_client, work(), retries=0)
+    answers = sorted(route.ask(clients=2), key=lambda answer: answer.status_code)
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert int(answers[1].headers["retry-after"]) > 0
+    assert prices(app_client)[0] == "2.00"
+    assert route.runs == 2
+
+
+def test_retries_have_a_bound(app_client: TestClient) -> None:
+    def always_late(session: Session, number: int) -> None:
+        del number
+        serializable(session)
+        price_of(session)
+        with process.engine.begin() as rival:
+            rival.execute(text("UPDATE products SET price = price + 1 WHERE id = 1"))
+        raise_price(session)
+
+    route = Route(app_client, always_late, retries=RETRIES)
+    [answer] = route.ask()
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert route.retried("serialization_failure") == RETRIES
+    assert prices(app_client)[0] == "5.00", "what the rivals did, and no more"
+    assert route.runs == 1 + RETRIES
+
+
+def test_isolation_level_of_one_request_is_not_that_of_the_next(app_client: TestClient) -> None:
+    levels = []
+
+    def note(session: Session, number: int) -> None:
+        if number == 0:
+            serializable(session)
+        levels.append(session.execute(text("SHOW transaction_isolation")).scalar_one())
+
+    route = Route(app_client, note, retries=0)
+    route.ask()
+    route.ask()
+    assert levels == ["serializable", "read committed"]
+
+
+def test_handler_that_reads_cannot_write(app_client: TestClient) -> None:
+    def write(session: Session) -> None:
+        session.add(Product(code="SMUGGLED", name="Rope", price=1))
+        session.flush()
+
+    app_client.app.post("/smuggle")(reads(write))  # type: ignore[attr-defined] # FastAPI's
+    assert app_client.post("/smuggle").status_code == 500
+    codes = {item["code"] for item in app_client.get("/products").json()["items"]}
+    assert codes == {"ROPE", "SAIL"}
+
+
+async def coroutine(session: Session) -> None:
+    """Would hold a session while others run."""
+
+
+def generator(session: Session) -> Iterator[int]:
+    """Would begin after its session is closed."""
+    yield price_of(session)
+
+
+def without_session(product_id: int) -> None:
+    """Gets a number where the session should be."""
+
+
+def without_anything() -> None:
+    """Takes nothing."""
+
+
+@pytest.mark.parametrize("decorator", [reads, writes()])
+@pytest.mark.parametrize("handler", [coroutine, generator, without_session, without_anything])
+def test_handler_that_is_no_plain_function_of_a_session_is_refused(
+    decorator: Callable[[Any], Any], handler: Any
+) -> None:
+    with pytest.raises(TypeError, match=handler.__name__):
+        decorator(handler)
+
+
+@contextmanager
+def locked_product(url: str) -> Iterator[None]:
+    """Another session has locked the only product there is."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM products FOR UPDATE")
+        yield
+    finally:
+        connection.close()
+
+
+def waiting_for_locks(url: str) -> int:
+    """How many queries of the service wait for a lock."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'tidegate' AND wait_event_type = 'Lock'"
+            )
+            row = cursor.fetchone()
+            return int(row[0]) if row else 0
+    finally:
+        connection.close()
+
+
+@contextmanager
+def serving(directory: Path, url: str, environment: str, **settings: object) -> Iterator[Service]:
+    """Run the service with one product."""
+    variables = {name: str(value) for name, value in settings.items()}
+    fixed = {"DATABASE_URL": url, "ENVIRONMENT": environment, "LOG_FORMAT": "json"}
+    with running_service(directory, fixed | variables) as service:
+        rope = {"code": "ROPE", "name": "Rope", "price": "1.00"}
+        assert service.http.post("/products", json=rope).status_code == 201
+        yield service
+
+
+def gate(service: Service, state: str) -> float:
+    return scraped(service, "service_admission_requests", gate="requests", state=state)
+
+
+@both_servers
+def test_client_that_leaves_frees_its_place_and_ends_its_query(
+    postgres_url: str, tmp_path: Path, environment: str
+) -> None:
+    with (
+        serving(tmp_path, postgres_url, environment, ADMISSION_LIMIT=1) as service,
+        locked_product(postgres_url),
+    ):
+        working = ask(service, "PATCH /products/1", {"price": "2"})
+        eventually(lambda: waiting_for_locks(postgres_url) == 1)
+        queued = ask(service, "GET /products/1")
+        eventually(lambda: gate(service, "queued") == 1)
+        queued.close()
+        eventually(lambda: gate(service, "queued") == 0, within=1)
+        assert gate(service, "admitted") == 1
+        working.close()
+        left = time.monotonic()
+        assert service.http.get("/products/1").json()["price"] == "1.00"
+        assert time.monotonic() - left < 2
+        eventually(lambda: waiting_for_locks(postgres_url) == 0, within=3)
+        assert scraped(service, "service_unexpected_errors_total") == 0
+        assert scraped(service, "service_admission_shed_total", reason="disconnected") == 1
+        logged = service.events()
+    statuses = [event["status"] for event in logged if event["message"] == "request"]
+    assert statuses == [201, 499, 499, 200]
+    assert [event for event in logged if event["level"] in ("error", "critical")] == []
+
+
+@both_servers
+def test_requests_that_wait_cost_no_thread_and_keep_nobody_from_what_needs_no_database(
+    postgres_url: str, tmp_path: Path, environment: str
+) -> None:
+    with serving(
+        tmp_path, postgres_url, environment, ADMISSION_LIMIT=1, ADMISSION_WAIT=60
+    ) as service:
+        free = ("/livez", "/readyz", "/metrics", "/version", "/docs", "/openapi.json")
+        for path in free:
+            service.http.get(path)
+        with locked_product(postgres_url):
+            working = ask(service, "PATCH /products/1", {"price": "2"})
+            eventually(lambda: waiting_for_locks(postgres_url) == 1)
+            before = threads_of(service)
+            queued = [ask(service, "GET /products/1") for _ in range(50)]
+            eventually(lambda: gate(service, "queued") == 50)
+            assert threads_of(service) <= before
+            for path in free:
+                start = time.perf_counter()
+                assert service.http.get(path).status_code == 200
+                assert time.perf_counter() - start < 1
+        for client in (working, *queued):
+            with client:
+                assert rest(client).startswith(b"HTTP/1.1 200 ")
+
+
+def threads_of(service: Service) -> int:
+    main = psutil.Process(service.process.pid)
+    return sum(each.num_threads() for each in (main, *main.children(recursive=True)))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of these tests' own, which they may stop."""
+    server = PostgresServer()
+    server.start()
+    migrate(server.url())
+    yield server
+    server.remove()
+
+
+def test_server_that_hangs_costs_each_request_no_more_than_its_deadline(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    settings = {
+        "DATABASE_POOL_SIZE": 5,
+        "DATABASE_MAX_OVERFLOW": 0,
+        "DATABASE_STATEMENT_TIMEOUT": 0.9,
+        "DATABASE_QUERY_DEADLINE": 1,
+        "ADMISSION_WAIT": 5,
+    }
+    with serving(tmp_path, server.url(), "test", **settings) as service:
+        create = {"code": "SAIL", "name": "Sail", "price": "1"}
+        requests = [("GET /products", None), ("POST /products", create)] * 10
+        with server.paused():
+            start = time.monotonic()
+            clients = [ask(service, request, body) for request, body in requests]
+            for path in ("/livez", "/readyz", "/metrics") * 3:
+                asked = time.monotonic()
+                assert service.http.get(path).status_code in (200, 503)
+                assert time.monotonic() - asked < 0.5
+            for client in clients:
+                with client:
+                    answer = rest(client)
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: " in answer.lower()
+            assert time.monotonic() - start <= 2
+        resumed = time.monotonic()
+        eventually(lambda: service.http.get("/products").status_code == 200, within=2)
+        assert time.monotonic() - resumed <= 2
+        eventually(lambda: gate(service, "admitted") == 0, within=2)
+        used = {"pool_name": "primary", "state": "used"}
+        eventually(lambda: scraped(service, "db_client_connection_count", **used) == 0, within=2)
+        assert scraped(service, "service_unexpected_errors_total") == 0
+        # A thread that still hung could not do its part of this.
+        with locked_product(server.url()):
+            working = [ask(service, "PATCH /products/1", {"price": "2"}) for _ in range(5)]
+            eventually(lambda: waiting_for_locks(server.url()) == 5, within=2)
+            for client in working:
+                client.close()
