@@ -5,25 +5,34 @@ request. A client that takes nothing for too long is cut off, and its connection
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from prometheus_client import Counter
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.database import create_async_db_engine
+from service.database.failures import failure_reason
 from service.database.settings import DatabaseSettings
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError
+
+logger = logging.getLogger(__name__)
 
 STALLED = Counter(
     "service_streams_stalled", "Streamed answers that were broken off, as nobody took them."
 )
 # What a stream is made of: pieces of the body, from a session that reads.
 Chunks = Callable[[AsyncSession], AsyncIterator[bytes]]
+
+
+class BrokenOffError(DisconnectedError):
+    """The answer ends unfinished, for all that the client is still there."""
 
 
 class StreamSessions:
@@ -84,12 +93,14 @@ class StreamResponse(Response):
         self.background = None
         self.init_headers()
         self._chunks = chunks
+        self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer.
 
         Raises:
-            DisconnectedError: The client went away, or took nothing for too long.
+            DisconnectedError: The client went away.
+            BrokenOffError: It took nothing for too long, or the database failed in the middle.
         """
         sessions: StreamSessions = scope["app"].state.stream_sessions
         client = ClientWatch(receive)
@@ -97,6 +108,12 @@ class StreamResponse(Response):
         try:
             async with sessions.session(client) as session:
                 await self._send(self._chunks(session), client, send, sessions.stall)
+        except SQLAlchemyError as error:
+            if not self._has_begun:
+                raise
+            # As for a problem, without a stack; but by now the answer can only be broken off.
+            logger.warning("database error in a stream: %s: %s", failure_reason(error), error)
+            raise BrokenOffError from None
         finally:
             client.stop()
 
@@ -105,18 +122,29 @@ class StreamResponse(Response):
     ) -> None:
         piece = await anext(chunks, b"")
         message: dict[str, Any] = {"type": "http.response.start", "status": 200}
+        self._has_begun = True
         await send({**message, "headers": self.raw_headers})
         while piece:
-            if client.is_gone:
-                raise DisconnectedError
-            try:
-                async with asyncio.timeout(stall):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except TimeoutError:
-                STALLED.inc()
-                raise DisconnectedError from None
+            await _send_piece(piece, client, send, stall)
             piece = await anext(chunks, b"")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_piece(piece: bytes, client: ClientWatch, send: Send, stall: float) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(stall) as patience:
+            # Not every server wakes whoever waits to send when the client goes away.
+            client.expect(lambda: patience.reschedule(loop.time()))
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except TimeoutError:
+        if not client.is_gone:
+            STALLED.inc()
+            raise BrokenOffError from None
+    finally:
+        client.expect(_nothing)
+    if client.is_gone:
+        raise DisconnectedError
 
 
 def _nothing() -> None:

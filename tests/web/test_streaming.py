@@ -1,0 +1,241 @@
+"""GET /products/export: whole or visibly broken off, in constant memory, and in nobody's way."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import psutil
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from service.cli.catalog import app as catalog
+from service.database import write_session
+from service.product_catalog.repository import ProductRepository
+from tests.product_catalog.support import renamed_table
+from tests.support.databases import TEMPLATE, PostgresDatabases, migrate, worker_name
+from tests.support.polling import eventually
+from tests.support.postgres import PostgresServer, execute
+from tests.support.raw_http import END, ask, rest
+from tests.support.scraping import scraped
+from tests.support.server import Service, running_service
+
+# Under uvicorn, and under gunicorn.
+both_servers = pytest.mark.parametrize("environment", ["development", "test"])
+EXPORT = "/products/export"
+# Many times what the kernel's buffers hold, so that a client that does not read is noticed.
+PRODUCTS = 30_000
+# The least that the kernel lets a client have.
+SMALL_BUFFER = 4096
+MEBIBYTE = 1024 * 1024
+
+
+def fill(url: str, first: int, last: int, description: int) -> None:
+    """Insert products of these numbers, with descriptions of so many characters."""
+    execute(
+        url,
+        "INSERT INTO products (code, name, description, price)"  # noqa: S608 - numbers only
+        f" SELECT 'P' || lpad(n::text, 9, '0'), 'Rope', repeat('x', {description}), 1"
+        f" FROM generate_series({first}, {last}) AS n",
+    )
+
+
+@pytest.fixture(scope="module")
+def catalog_url(postgres: PostgresDatabases) -> Iterator[str]:
+    """A database with some 18 MiB of products."""
+    name = f"tidegate_streams_{worker_name()}"
+    url = postgres.create(name, template=TEMPLATE)
+    fill(url, 1, PRODUCTS, 500)
+    yield url
+    postgres.drop(name)
+
+
+@contextmanager
+def serving(
+    directory: Path, url: str, environment: str = "test", **settings: object
+) -> Iterator[Service]:
+    variables = {name: str(value) for name, value in settings.items()}
+    fixed = {"DATABASE_URL": url, "ENVIRONMENT": environment, "LOG_FORMAT": "json"}
+    with running_service(directory, fixed | variables) as service:
+        yield service
+
+
+def ask_for_export(service: Service) -> socket.socket:
+    """Ask for the products, and read no more than that they come."""
+    client = ask(service, f"GET {EXPORT}", receive_buffer=SMALL_BUFFER)
+    assert client.recv(16).startswith(b"HTTP/1.1 200 ")
+    return client
+
+
+def used(service: Service) -> float:
+    labels = {"pool_name": "streams", "state": "used"}
+    return scraped(service, "db_client_connection_count", **labels)
+
+
+def admitted(service: Service) -> float:
+    return scraped(service, "service_admission_requests", gate="streams", state="admitted")
+
+
+def stalled(service: Service) -> float:
+    return scraped(service, "service_streams_stalled_total")
+
+
+def is_free(service: Service) -> bool:
+    return (admitted(service), used(service)) == (0, 0)
+
+
+def errors(service: Service) -> list[object]:
+    return [event for event in service.events() if event["level"] in ("error", "critical")]
+
+
+def test_export_equals_that_of_the_command_line_for_line(
+    client: TestClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awkward = ["café", 'a "quoted" one', "\u2028", "\\n", "ünïcödé 🪢", "one\ntwo"]
+    with write_session() as session:
+        ProductRepository(session).load(
+            {
+                "code": f"P{number:05}",
+                "name": awkward[number % 5],
+                "description": None if number % 7 else awkward[number % 6],
+                "price": Decimal(number) / 100,
+            }
+            for number in range(2500)
+        )
+    answer = client.get(EXPORT)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    command = CliRunner().invoke(catalog, ["export", "--format", "ndjson"])
+    assert answer.content.split(b"\n") == command.stdout_bytes.split(b"\n")
+    assert len(answer.content.splitlines()) == 2500
+
+
+def test_empty_catalog_is_an_empty_body(client: TestClient) -> None:
+    answer = client.get(EXPORT)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_missing_table_is_a_503_and_no_broken_200(client: TestClient) -> None:
+    with renamed_table():
+        answer = client.get(EXPORT)
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) > 0
+    assert client.get(EXPORT).status_code == 200
+
+
+def test_memory_does_not_grow_with_the_number_of_products(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path, postgres_url) as service:
+        [worker] = service.workers()
+        before = worker.memory_info().rss
+        fill(postgres_url, 1, 20_000, 20)
+        of_few = export_peak(service, worker, 20_000)
+        fill(postgres_url, 20_001, 200_000, 20)
+        of_many = export_peak(service, worker, 200_000)
+    assert of_many - before < 30 * MEBIBYTE
+    assert of_many - of_few < 5 * MEBIBYTE
+
+
+def export_peak(service: Service, worker: psutil.Process, products: int) -> int:
+    """Export; returns the most bytes that the worker had resident meanwhile."""
+    highest = lines = 0
+    with service.http.stream("GET", EXPORT) as answer:
+        for piece in answer.iter_bytes(1 << 18):
+            lines += piece.count(b"\n")
+            highest = max(highest, worker.memory_info().rss)
+    assert lines == products
+    return highest
+
+
+@both_servers
+def test_more_than_may_stream_are_refused_while_others_are_served(
+    catalog_url: str, tmp_path: Path, environment: str
+) -> None:
+    with serving(
+        tmp_path, catalog_url, environment, STREAM_LIMIT=2, STREAM_STALL=60, ADMISSION_LIMIT=1
+    ) as service:
+        with ask_for_export(service), ask_for_export(service):
+            refused = service.http.get(EXPORT)
+            assert refused.status_code == 503
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert int(refused.headers["retry-after"]) > 0
+            assert service.http.get("/products").status_code == 200
+            eventually(lambda: (admitted(service), used(service)) == (2, 2))
+        # Whoever goes away makes room, long before it would be taken for stalled.
+        eventually(lambda: is_free(service), within=2)
+        assert service.http.get(EXPORT).text.count("\n") == PRODUCTS
+        assert stalled(service) == 0
+        assert scraped(service, "service_unexpected_errors_total") == 0
+        assert errors(service) == []
+
+
+@both_servers
+def test_reader_that_takes_nothing_is_cut_off(
+    catalog_url: str, tmp_path: Path, environment: str
+) -> None:
+    with serving(tmp_path, catalog_url, environment, STREAM_LIMIT=1, STREAM_STALL=0.5) as service:
+        with ask_for_export(service) as reader:
+            eventually(lambda: stalled(service) == 1)
+            eventually(lambda: is_free(service), within=2)
+            assert service.http.get(EXPORT).text.count("\n") == PRODUCTS
+            body = rest(reader)
+        assert not body.endswith(END)
+        assert body.count(b"\n") < PRODUCTS
+        assert scraped(service, "service_unexpected_errors_total") == 0
+        assert "Traceback" not in service.text()
+
+
+@both_servers
+def test_slow_reader_that_takes_something_now_and_then_gets_it_all(
+    catalog_url: str, tmp_path: Path, environment: str
+) -> None:
+    with (
+        serving(tmp_path, catalog_url, environment, STREAM_STALL=1) as service,
+        ask_for_export(service) as reader,
+    ):
+        body = b""
+        # Longer than the stall altogether, and never as long at once.
+        started = time.monotonic()
+        while time.monotonic() - started < 3:
+            body += reader.recv(1 << 18)
+        body += rest(reader)
+        assert body.endswith(END)
+        assert body.count(b'"code"') == PRODUCTS
+        assert stalled(service) == 0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of these tests' own with the same products, which they may stop."""
+    server = PostgresServer()
+    server.start()
+    migrate(server.url())
+    fill(server.url(), 1, PRODUCTS, 500)
+    yield server
+    server.remove()
+
+
+@both_servers
+def test_server_that_dies_breaks_the_answer_off(
+    server: PostgresServer, tmp_path: Path, environment: str
+) -> None:
+    with serving(tmp_path, server.url(), environment, STREAM_STALL=60) as service:
+        with ask_for_export(service) as reader:
+            server.kill()
+            body = rest(reader)
+        server.start()
+        assert not body.endswith(END)
+        assert body.count(b'"code"') < PRODUCTS
+        eventually(lambda: is_free(service), within=2)
+        assert scraped(service, "service_unexpected_errors_total") == 0
+        eventually(lambda: service.http.get("/readyz").status_code == 200)
+        exported = service.http.get(EXPORT).text.splitlines()
+        assert len(exported) == PRODUCTS
+        assert json.loads(exported[-1])["code"] == f"P{PRODUCTS:09}"
