@@ -127,24 +127,28 @@ class StreamResponse(Response):
         while piece:
             await _send_piece(piece, client, send, stall)
             piece = await anext(chunks, b"")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        # This waits as well: for the room that the last piece took.
+        await _send_piece(b"", client, send, stall, more_body=False)
 
 
-async def _send_piece(piece: bytes, client: ClientWatch, send: Send, stall: float) -> None:
+async def _send_piece(
+    piece: bytes, client: ClientWatch, send: Send, stall: float, *, more_body: bool = True
+) -> None:
+    if client.is_gone:
+        raise DisconnectedError
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(stall) as patience:
             # Not every server wakes whoever waits to send when the client goes away.
             client.expect(lambda: patience.reschedule(loop.time()))
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": piece, "more_body": more_body})
     except TimeoutError:
-        if not client.is_gone:
-            STALLED.inc()
-            raise BrokenOffError from None
+        if client.is_gone:
+            raise DisconnectedError from None
+        STALLED.inc()
+        raise BrokenOffError from None
     finally:
         client.expect(_nothing)
-    if client.is_gone:
-        raise DisconnectedError
 
 
 def _nothing() -> None:

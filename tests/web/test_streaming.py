@@ -34,12 +34,12 @@ SMALL_BUFFER = 4096
 MEBIBYTE = 1024 * 1024
 
 
-def fill(url: str, first: int, last: int, description: int) -> None:
-    """Insert products of these numbers, with descriptions of so many characters."""
+def fill(url: str, first: int, last: int, description: int, letter: str = "x") -> None:
+    """Insert products of these numbers, with descriptions of so many letters."""
     execute(
         url,
-        "INSERT INTO products (code, name, description, price)"  # noqa: S608 - numbers only
-        f" SELECT 'P' || lpad(n::text, 9, '0'), 'Rope', repeat('x', {description}), 1"
+        "INSERT INTO products (code, name, description, price)"  # noqa: S608 - nobody's input
+        f" SELECT 'P' || lpad(n::text, 9, '0'), 'Rope', repeat('{letter}', {description}), 1"
         f" FROM generate_series({first}, {last}) AS n",
     )
 
@@ -190,6 +190,21 @@ def test_reader_that_takes_nothing_is_cut_off(
         assert body.count(b"\n") < PRODUCTS
         assert scraped(service, "service_unexpected_errors_total") == 0
         assert "Traceback" not in service.text()
+
+
+@both_servers
+def test_reader_that_does_not_take_the_last_piece_is_cut_off(
+    postgres_url: str, tmp_path: Path, environment: str
+) -> None:
+    # 15 MiB in one piece: the server takes it, and nothing but the end is left to be sent.
+    fill(postgres_url, 1, 1000, 4000, letter="🪢")
+    with (
+        serving(tmp_path, postgres_url, environment, STREAM_STALL=0.5) as service,
+        ask_for_export(service) as reader,
+    ):
+        eventually(lambda: stalled(service) == 1)
+        eventually(lambda: is_free(service), within=2)
+        assert not rest(reader).endswith(END)
 
 
 @both_servers
