@@ -8,9 +8,15 @@ import pytest
 from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.database import DatabaseSettings, process
+from service.settings import Settings
 from service.web.read_your_writes import COOKIE, MARGIN_SECONDS, has_just_written, remember_write
+from tests.support.databases import migrate
+from tests.support.polling import eventually
+from tests.support.postgres import PostgresServer, ReplicaServer
 
 MAX_LAG = 3.0
 
@@ -83,3 +89,69 @@ def test_without_a_replica_there_is_no_cookie_and_nothing_is_recent() -> None:
     assert "set-cookie" not in response.headers
     assert not has_just_written(written(seconds_ago=0))
     process.configure(None)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[PostgresServer, ReplicaServer]]:
+    """A primary that is migrated, and its replica."""
+    primary = PostgresServer()
+    primary.start()
+    try:
+        migrate(primary.url())
+        replica = ReplicaServer(primary, wal_retrieve_retry_interval="100ms")
+        replica.start()
+        try:
+            yield primary, replica
+        finally:
+            replica.remove()
+    finally:
+        primary.remove()
+
+
+def reads_of(source: str) -> float:
+    """How often a connection of a pool was taken."""
+    name = "db_client_connection_wait_time_seconds_count"
+    return REGISTRY.get_sample_value(name, {"pool_name": source}) or 0.0
+
+
+def test_client_reads_what_it_wrote_though_the_replica_has_it_not(
+    pair: tuple[PostgresServer, ReplicaServer],
+) -> None:
+    primary, replica = pair
+    database = DatabaseSettings.model_validate(
+        {"url": primary.url(), "replica_url": replica.url(), "replica_max_lag": 60}
+    )
+    app = create_app(Settings(environment="test", database=database))
+    with TestClient(app, raise_server_exceptions=False) as client:
+
+        def is_read_from_replica() -> bool:
+            before = reads_of("replica")
+            client.get("/products/1")
+            return reads_of("replica") > before
+
+        eventually(is_read_from_replica)
+        replica.pause_replay()
+        created = client.post("/products", json={"code": "A", "name": "Rope", "price": "1"})
+        path = created.headers["location"]
+        assert COOKIE in created.cookies
+        mine = client.get(path)
+        assert (mine.status_code, mine.json()["code"]) == (200, "A")
+        assert "set-cookie" not in mine.headers
+        assert COOKIE in client.patch(path, json={"price": "2"}).cookies
+        assert client.get(path).json()["price"] == "2.00"
+        client.cookies.clear()
+        others = client.get(path)
+        assert others.status_code == 404, "the replica has it not yet"
+        assert "set-cookie" not in others.headers
+        replica.resume_replay()
+        eventually(lambda: client.get(path).status_code == 200)
+        assert is_read_from_replica()
+        assert COOKIE in client.delete(path).cookies
+    process.configure(None)
+
+
+def test_without_a_replica_no_answer_sets_a_cookie(client: TestClient) -> None:
+    created = client.post("/products", json={"code": "A", "name": "Rope", "price": "1"})
+    assert created.status_code == 201
+    for answer in (created, client.get("/products/1"), client.delete("/products/1")):
+        assert "set-cookie" not in answer.headers
