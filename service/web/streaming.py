@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 STALLED = Counter(
     "service_streams_stalled", "Streamed answers that were broken off, as nobody took them."
 )
+# What a client has to take within `stall`: of more, a slow one would not get through all.
+_BLOCK_BYTES: Final = 64 * 1024
 # What a stream is made of: pieces of the body, from a session that reads.
 Chunks = Callable[[AsyncSession], AsyncIterator[bytes]]
 
@@ -125,14 +127,15 @@ class StreamResponse(Response):
         self._has_begun = True
         await send({**message, "headers": self.raw_headers})
         while piece:
-            await _send_piece(piece, client, send, stall)
+            for start in range(0, len(piece), _BLOCK_BYTES):
+                await _send_block(piece[start : start + _BLOCK_BYTES], client, send, stall)
             piece = await anext(chunks, b"")
-        # This waits as well: for the room that the last piece took.
-        await _send_piece(b"", client, send, stall, more_body=False)
+        # This waits as well: for the room that the last block took.
+        await _send_block(b"", client, send, stall, more_body=False)
 
 
-async def _send_piece(
-    piece: bytes, client: ClientWatch, send: Send, stall: float, *, more_body: bool = True
+async def _send_block(
+    block: bytes, client: ClientWatch, send: Send, stall: float, *, more_body: bool = True
 ) -> None:
     if client.is_gone:
         raise DisconnectedError
@@ -141,7 +144,7 @@ async def _send_piece(
         async with asyncio.timeout(stall) as patience:
             # Not every server wakes whoever waits to send when the client goes away.
             client.expect(lambda: patience.reschedule(loop.time()))
-            await send({"type": "http.response.body", "body": piece, "more_body": more_body})
+            await send({"type": "http.response.body", "body": block, "more_body": more_body})
     except TimeoutError:
         if client.is_gone:
             raise DisconnectedError from None
