@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from service.database.engine import autocommit_engine, create_db_engine
 from service.database.failures import (
     ConnectionLost,
+    DeadlineExceeded,
     DeadlockDetected,
     PoolTimeout,
     SchemaMismatch,
@@ -28,6 +29,9 @@ FALLBACKS = Counter(
     "Reads that went to the primary in the replica's place, by reason.",
     ["pool_name", "reason"],
 )
+# What the primary may not answer with. A deadline does not take the replica out: the query may have
+# been slow, and the monitor finds by itself that the replica hangs.
+_REPLICAS_OWN: Final = (SerializationFailure, DeadlockDetected, SchemaMismatch, DeadlineExceeded)
 _REASONS: Final = (
     *("starting", "down", "lagging", "not_a_replica"),
     *("pool_timeout", "error", "recent_write"),
@@ -39,8 +43,9 @@ class ReplicaFailedError(SQLAlchemyError):
 
     Run it again with `read_session(fresh=True)`; `__cause__` tells what happened. Raised where
     the connection was lost, where PostgreSQL cancelled the query because it was in the way of
-    replication (SQLSTATE 40001 or 40P01, "conflict with recovery"), and where a table or column
-    is missing, which a migration may just have added to the primary.
+    replication (SQLSTATE 40001 or 40P01, "conflict with recovery"), where a table or column is
+    missing, which a migration may just have added to the primary, and where half of the time was
+    over that `time_limit` had left.
     """
 
     def __init__(self) -> None:
@@ -101,7 +106,7 @@ class Replica:
         failure = classify(error)
         if isinstance(failure, ConnectionLost):
             self.report_failure(failure.reason)
-        elif not isinstance(failure, SerializationFailure | DeadlockDetected | SchemaMismatch):
+        elif not isinstance(failure, _REPLICAS_OWN):
             return False
         self.count_fallback("error")
         return True

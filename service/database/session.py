@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
 
+from service.database.deadline import current_limit, time_limit
 from service.database.engine import process
 from service.database.replica import ReplicaFailedError
 
@@ -106,18 +107,34 @@ def read_session(*, fresh: bool = False) -> Iterator[Session]:
             whole block again with `fresh=True`, as `run_read` does.
     """
     replica = None if fresh else process.replica
-    connection = replica.connect() if replica is not None else None
-    if replica is None or connection is None:
+    if replica is None:
         with ReadSessionLocal() as session:
             yield session
         return
-    try:
-        with connection, ReadSessionLocal(bind=connection) as session:
-            yield session
-    except DBAPIError as error:
-        if not replica.failed(error):
-            raise
-        raise ReplicaFailedError from error
+    with _half_the_time():
+        connection = replica.connect()
+        if connection is not None:
+            try:
+                with connection, ReadSessionLocal(bind=connection) as session:
+                    yield session
+            except DBAPIError as error:
+                if not replica.failed(error):
+                    raise
+                raise ReplicaFailedError from error
+            return
+    with ReadSessionLocal() as session:
+        yield session
+
+
+@contextmanager
+def _half_the_time() -> Iterator[None]:
+    """Leave the primary half of what time is left, should the replica hang."""
+    limit = current_limit()
+    if limit is None:
+        yield
+        return
+    with time_limit(limit.remaining / 2):
+        yield
 
 
 def run_read(work: Callable[[Session], ResultT], *, fresh: bool = False) -> ResultT:

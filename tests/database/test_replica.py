@@ -22,6 +22,7 @@ from service.database import (
     read_session,
     replica_monitor,
     run_read,
+    time_limit,
     write_session,
 )
 from service.database.replica import Replica
@@ -314,6 +315,29 @@ def test_hung_replica_delays_a_read_once_and_then_none(configure: Configure, pai
             assert not reads_replica()
             assert time.monotonic() - start < 0.5
     eventually(reads_replica)
+
+
+def test_read_that_a_hung_replica_holds_up_is_answered_by_the_primary_in_time(
+    configure: Configure, pair: Pair
+) -> None:
+    configure(replica_max_lag=30)
+    assert reads_replica()
+    before = fallbacks("error")
+
+    def ask(session: Session) -> bool:
+        # The connection is one of the pool, and the query is on its way when the replica hangs.
+        if is_in_recovery(session):
+            pair.replica.pause()
+        return is_in_recovery(session)
+
+    try:
+        start = time.monotonic()
+        with time_limit(2):
+            assert run_read(ask) is False
+        assert 0.9 < time.monotonic() - start < 2
+    finally:
+        pair.replica.resume()
+    assert fallbacks("error") == before + 1
 
 
 def test_hung_replica_is_noticed_without_a_read(configure: Configure, pair: Pair) -> None:
