@@ -102,6 +102,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if is_memory(settings.database.sync_url):
         # Its tables live and die with this process, so no other could have made them.
         init_db()
+    if (replica := process.replica) is not None:
+        # The first question starts its monitor: without an answer, reads go to the primary.
+        _ = replica.unusable_reason
     health_engine = _health_engine(settings)
     app.state.health = _health_monitor(settings, health_engine)
     await asyncio.to_thread(_warm_up, process.engine)
