@@ -29,7 +29,8 @@ _HEAD_END: Final = b"\r\n\r\n"
 class Plan(NamedTuple):
     """What the clients do. Times are in seconds.
 
-    The clients begin one after another within `warm_up`, and what ends in it does not count.
+    The clients are connected, then begin one after another within `warm_up`, and what ends in it
+    does not count.
     """
 
     port: int
@@ -142,19 +143,21 @@ def _end(answer: asyncio.Future[tuple[str, float]]) -> None:
 class _Clients:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._counted_from = time.monotonic() + plan.warm_up
-        self._end = self._counted_from + plan.seconds
+        self._counted_from = self._end = 0.0
         self._codes = uuid.uuid4().hex
         self._created = 0
         self._random = random.Random()  # noqa: S311 - guards nothing
         self.answers: list[Answer] = []
 
     async def run(self) -> None:
-        await asyncio.gather(*(self._client(number) for number in range(self._plan.clients)))
+        # First of all: a busy server under uvloop accepts one connection in each turn of its loop.
+        connections = [await self._connect() for _ in range(self._plan.clients)]
+        self._counted_from = time.monotonic() + self._plan.warm_up
+        self._end = self._counted_from + self._plan.seconds
+        await asyncio.gather(*map(self._client, range(self._plan.clients), connections))
 
-    async def _client(self, number: int) -> None:
+    async def _client(self, number: int, connection: _Connection | None) -> None:
         await asyncio.sleep(self._plan.warm_up * number / self._plan.clients)
-        connection: _Connection | None = None
         while (sent := time.monotonic()) < self._end:
             pause = 0.0
             try:
