@@ -37,7 +37,9 @@ class Settings(LayeredSettings):
     # Containers or pods that run at once, those of a rolling update included.
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     admission_limit: Annotated[int, Field(ge=1)] | None = None
-    admission_queue: Annotated[int, Field(ge=0)] = 100
+    # As many as may be admitted, unless set: who is served then waits about as long as he is worked
+    # for, and the rest hears at once that it is too much.
+    admission_queue: Annotated[int, Field(ge=0)] | None = None
     admission_wait: Seconds = 2.0
     # Answers that are streamed at once by each worker, each with a connection of its own.
     stream_limit: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -85,6 +87,11 @@ class Settings(LayeredSettings):
     def admitted_requests(self) -> int:
         """How many requests may hold a database connection at once."""
         return self.admission_limit or self.database.pool_capacity
+
+    @property
+    def queued_requests(self) -> int:
+        """How many requests may wait to be admitted."""
+        return self.admitted_requests if self.admission_queue is None else self.admission_queue
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -106,22 +106,14 @@ class Admission:
         finally:
             self._leave()
 
-    def refuse_if_full(self) -> None:
-        """Turn a request away before anything else is done for it, if it would be in any case.
-
-        Raises:
-            OverloadedError: The queue is full.
-        """
-        if self._admitted >= self._limit and len(self._line) >= self._queue:
-            self._shed[_QUEUE_FULL].inc()
-            raise OverloadedError(math.ceil(self._wait))
-
     def tick(self) -> None:
         """Publish the counts, where they are published."""
         self._gauges.write()
 
     async def _line_up(self, client: ClientWatch) -> None:
-        self.refuse_if_full()
+        if len(self._line) >= self._queue:
+            self._shed[_QUEUE_FULL].inc()
+            raise OverloadedError(math.ceil(self._wait))
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[str] = loop.create_future()
         self._line.append(waiter)

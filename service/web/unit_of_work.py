@@ -88,10 +88,6 @@ class UnitOfWork:
         finally:
             client.stop()
 
-    def refuse_if_full(self) -> None:
-        """As `Admission.refuse_if_full`."""
-        self._admission.refuse_if_full()
-
     def close(self) -> None:
         """Let the threads end."""
         self._threads.close()
