@@ -29,9 +29,14 @@ from service.web.preconditions import (
 )
 from service.web.problems import problem_responses
 from service.web.streaming import StreamResponse
-from service.web.unit_of_work import reads, writes
+from service.web.unit_of_work import DatabaseRoute, reads, writes
 
-router = APIRouter(prefix="/products", tags=["products"], responses=problem_responses(422, 503))
+router = APIRouter(
+    prefix="/products",
+    tags=["products"],
+    responses=problem_responses(422, 503),
+    route_class=DatabaseRoute,
+)
 
 NDJSON: Final = "application/x-ndjson"
 # What a 64-bit key can be: beyond it the database would answer with an error.

@@ -106,14 +106,22 @@ class Admission:
         finally:
             self._leave()
 
+    def refuse_if_full(self) -> None:
+        """Turn a request away, if it could not even wait.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if self._admitted >= self._limit and len(self._line) >= self._queue:
+            self._shed[_QUEUE_FULL].inc()
+            raise OverloadedError(math.ceil(self._wait))
+
     def tick(self) -> None:
         """Publish the counts, where they are published."""
         self._gauges.write()
 
     async def _line_up(self, client: ClientWatch) -> None:
-        if len(self._line) >= self._queue:
-            self._shed[_QUEUE_FULL].inc()
-            raise OverloadedError(math.ceil(self._wait))
+        self.refuse_if_full()
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[str] = loop.create_future()
         self._line.append(waiter)

@@ -61,11 +61,13 @@ def test_full_queue_refuses_at_once() -> None:
             async with asyncio.timeout(1):
                 with pytest.raises(OverloadedError) as refused:
                     await _visit(admission)
+                with pytest.raises(OverloadedError):
+                    admission.refuse_if_full()
             assert refused.value.retry_after == 60
 
     before = _shed("queue_full")
     asyncio.run(scenario())
-    assert _shed("queue_full") == before + 1
+    assert _shed("queue_full") == before + 2
 
 
 def test_wait_is_bounded() -> None:
