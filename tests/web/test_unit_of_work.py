@@ -177,6 +177,40 @@ def test_retries_have_a_bound(app_client: TestClient) -> None:
     assert route.runs == 1 + RETRIES
 
 
+def test_commit_that_cannot_be_put_in_an_order_is_not_a_200(app_client: TestClient) -> None:
+    """Each has written when either commits, so that it is a COMMIT which fails."""
+    barrier = threading.Barrier(2)
+    ended = itertools.count()
+
+    def work(session: Session, number: int) -> None:
+        serializable(session)
+        price_of(session, 1), price_of(session, 2)
+        raise_price(session, 1 + number)
+        barrier.wait(timeout=10)
+        next(ended)
+
+    route = Route(app_client, work, retries=0)
+    assert sorted(answer.status_code for answer in route.ask(clients=2)) == [200, 503]
+    assert next(ended) == 2, "no handler failed"
+    assert sorted(prices(app_client)) == ["1.00", "2.00"]
+
+
+def test_commit_over_a_lost_connection_is_not_a_200(app_client: TestClient) -> None:
+    def work(session: Session, number: int) -> None:
+        del number
+        raise_price(session)
+        pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with process.engine.begin() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+
+    route = Route(app_client, work, retries=RETRIES)
+    [answer] = route.ask()
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert prices(app_client)[0] == "1.00"
+    assert route.runs == 1, "nobody knows whether it was committed: it is not run again"
+
+
 def test_isolation_level_of_one_request_is_not_that_of_the_next(app_client: TestClient) -> None:
     levels = []
 
