@@ -20,7 +20,7 @@ from tests.support.databases import (
     migrate,
     worker_name,
 )
-from tests.support.mariadb import MariaDBServer, missing
+from tests.support.mariadb import MariaDBServer, require_mariadb
 from tests.support.postgres import PostgresServer, given_server_url
 
 _SERVER_URL = "TIDEGATE_TEST_SERVER"
@@ -97,10 +97,7 @@ def sqlite_url(_sqlite: SqliteDatabases, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDBDatabases]:
     """The databases of a MariaDB server, which this test process starts for itself."""
-    if reason := missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require_mariadb()
     server = MariaDBServer()
     server.start()
     yield MariaDBDatabases(server)

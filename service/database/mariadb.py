@@ -10,9 +10,13 @@ from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
+from pymysql.cursors import SSCursor
 from sqlalchemy import Table
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.mysql.aiomysql import MySQLDialect_aiomysql
+from sqlalchemy.dialects.mysql.aiomysql import (
+    AsyncAdapt_aiomysql_ss_cursor,
+    MySQLDialect_aiomysql,
+)
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLDialect
 from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.mysqldb import MySQLCompiler_mysqldb
@@ -53,6 +57,26 @@ class _Compiler(MySQLCompiler_mysqldb):
         return "utc_timestamp(6)"
 
 
+class _StreamingCursor(SSCursor):
+    """Reads what is left of its rows when it is closed, unless the connection is lost.
+
+    The driver would try that as well, when the collector finds the cursor.
+    """
+
+    def close(self) -> None:
+        """Leave the connection to the next statement."""
+        cursor: Any = self
+        if cursor.connection is None or cursor.connection.open:
+            super().close()
+            return
+        cursor.connection = None
+        result = cursor._result  # noqa: SLF001 - of the class that this one extends
+        if result is not None:
+            result.unbuffered_active = False
+
+    __del__ = close
+
+
 class PyMySQLDialect(MariaDBDialect, MySQLDialect_pymysql):
     """Sends BEGIN, COMMIT and ROLLBACK where there is a transaction, and nothing elsewhere.
 
@@ -62,8 +86,10 @@ class PyMySQLDialect(MariaDBDialect, MySQLDialect_pymysql):
     """
 
     supports_statement_cache = True
+    supports_server_side_cursors = True
     ddl_compiler = _DDLCompiler
     statement_compiler = _Compiler
+    _sscursor: type[Any] = _StreamingCursor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -135,6 +161,7 @@ class AiomysqlDialect(PyMySQLDialect, MySQLDialect_aiomysql):
     """The same for asyncio engines."""
 
     supports_statement_cache = True
+    _sscursor = AsyncAdapt_aiomysql_ss_cursor
 
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Open a connection within its time: this driver, too, bounds only the TCP connection."""

@@ -1,13 +1,14 @@
 """Asking a database within a limit, by a thread and by a task, with the same questions."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,7 +16,10 @@ from service.database import create_async_db_engine, create_db_engine
 from service.database.deadline import time_limit
 from service.database.failures import DatabaseFailure, classify
 from service.database.settings import DatabaseSettings
+from tests.database.pools import PoolMetrics
+from tests.support.database_server import DatabaseServer
 
+LIMIT: Final = 0.4
 Work = Callable[[Connection], Any]
 
 
@@ -88,3 +92,47 @@ class TaskClient(ThreadClient):
         """Close every connection, and the loop."""
         self.runner.run(self.async_engine.dispose())
         self.runner.close()
+
+
+def select_one(connection: Connection) -> Any:
+    return connection.scalar(text("SELECT 1"))
+
+
+def threads() -> set[str]:
+    """The names of the threads that the kit has started, those that stay apart."""
+    names = {thread.name for thread in threading.enumerate()}
+    assert "database-deadlines" in names
+    return {name for name in names if name.startswith(("database-", "pool-"))} - {
+        "database-deadlines",
+        "pool-clock",
+    }
+
+
+def hang_within(client: ThreadClient, server: DatabaseServer, work: Work) -> Ended:
+    """Let a server hang when a connection is there, and then ask it something."""
+
+    def paused(connection: Connection) -> None:
+        connection.execute(text("SELECT 1"))
+        server.pause()
+        work(connection)
+
+    try:
+        return client.fail(paused, LIMIT)
+    finally:
+        server.resume()
+
+
+def succeeds(client: ThreadClient) -> bool:
+    """Whether a query is answered in time."""
+    try:
+        return bool(client.ask(select_one, 1) == 1)
+    except SQLAlchemyError:
+        return False
+
+
+def assert_gauges_agree(client: ThreadClient) -> None:
+    """Check that the metrics say of the pool what it says itself."""
+    pool: Any = client.engine.pool
+    metrics = PoolMetrics(pool.observer.pool_name)
+    assert (metrics.used, metrics.idle, metrics.pending) == (0, pool.checkedin(), 0)
+    assert metrics.value("drifts_total") == 0

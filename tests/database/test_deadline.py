@@ -24,13 +24,22 @@ from service.database import DatabaseSettings, SettingsError
 from service.database.deadline import current_limit, time_limit
 from service.database.deadline_drivers import DRIVERS
 from service.database.failures import Cancelled, DeadlineExceeded, classify, failure_reason
-from tests.database.deadline_clients import Ended, TaskClient, ThreadClient
+from tests.database.deadline_clients import (
+    LIMIT,
+    Ended,
+    TaskClient,
+    ThreadClient,
+    assert_gauges_agree,
+    hang_within,
+    select_one,
+    succeeds,
+    threads,
+)
 from tests.database.pools import PoolMetrics
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.tls import tls_front
 
-LIMIT: Final = 0.4
 MakeClient = Callable[..., ThreadClient]
 
 
@@ -64,10 +73,6 @@ def client(make_client: MakeClient, faulty_server: PostgresServer) -> ThreadClie
     return made
 
 
-def select_one(connection: Connection) -> Any:
-    return connection.scalar(text("SELECT 1"))
-
-
 def sleep(seconds: float) -> Callable[[Connection], Any]:
     """A question that takes the server so long."""
     return lambda connection: connection.execute(text(f"SELECT pg_sleep({seconds})"))
@@ -87,32 +92,6 @@ def sessions(server: PostgresServer) -> list[Any]:
         connection.close()
 
 
-def threads() -> set[str]:
-    """The names of the threads that the kit has started, those that stay apart."""
-    names = {thread.name for thread in threading.enumerate()}
-    assert "database-deadlines" in names
-    return {name for name in names if name.startswith(("database-", "pool-"))} - {
-        "database-deadlines",
-        "pool-clock",
-    }
-
-
-def hang_within(
-    client: ThreadClient, server: PostgresServer, work: Callable[[Connection], Any]
-) -> Ended:
-    """Let a server hang when a connection is there, and then ask it something."""
-
-    def paused(connection: Connection) -> None:
-        connection.execute(text("SELECT 1"))
-        server.pause()
-        work(connection)
-
-    try:
-        return client.fail(paused, LIMIT)
-    finally:
-        server.resume()
-
-
 def assert_recovers(client: ThreadClient, server: PostgresServer) -> None:
     """Check that a server which goes on is used again soon, and that nothing was left behind."""
     start = time.perf_counter()
@@ -125,14 +104,6 @@ def assert_recovers(client: ThreadClient, server: PostgresServer) -> None:
         assert client.ask(select_one, LIMIT * 5) == 1
 
 
-def succeeds(client: ThreadClient) -> bool:
-    """Whether a query is answered in time."""
-    try:
-        return bool(client.ask(select_one, 1) == 1)
-    except SQLAlchemyError:
-        return False
-
-
 def is_settled(client: ThreadClient, server: PostgresServer) -> bool:
     """Whether the server has just the sessions that lie idle in the pool.
 
@@ -141,14 +112,6 @@ def is_settled(client: ThreadClient, server: PostgresServer) -> bool:
     pool: Any = client.engine.pool
     states = [state for state, _ in sessions(server)]
     return bool(pool.checkedout() == 0 and states == ["idle"] * pool.checkedin())
-
-
-def assert_gauges_agree(client: ThreadClient) -> None:
-    """Check that the metrics say of the pool what it says itself."""
-    pool: Any = client.engine.pool
-    metrics = PoolMetrics(pool.observer.pool_name)
-    assert (metrics.used, metrics.idle, metrics.pending) == (0, pool.checkedin(), 0)
-    assert metrics.value("drifts_total") == 0
 
 
 def test_query_on_a_server_that_hangs_ends_at_its_deadline(

@@ -26,7 +26,7 @@ def tls_front(directory: Path, port: int) -> Iterator[int]:
         The port to connect to.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*_certificate(directory))
+    context.load_cert_chain(*make_certificate(directory))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_accept, args=(listener, context, port), daemon=True).start()
         try:
@@ -35,7 +35,8 @@ def tls_front(directory: Path, port: int) -> Iterator[int]:
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def _certificate(directory: Path) -> tuple[Path, Path]:
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """Make a certificate for "localhost", signed by its own key; returns both files."""
     certificate, key = directory / "server.crt", directory / "server.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",  # noqa: S607 - found on PATH
