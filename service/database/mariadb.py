@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from pymysql.cursors import SSCursor
-from sqlalchemy import Table
+from sqlalchemy import BinaryExpression, ColumnElement, Table, Tuple, and_, or_
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.aiomysql import (
     AsyncAdapt_aiomysql_ss_cursor,
@@ -22,7 +22,9 @@ from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.mysqldb import MySQLCompiler_mysqldb
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.engine.interfaces import IsolationLevel
+from sqlalchemy.sql.compiler import OPERATORS
 from sqlalchemy.sql.functions import now
+from sqlalchemy.sql.operators import OperatorType
 
 # Text is equal when its code points are, and sorts by them: no case, accent or trailing space is
 # looked past. It is what PostgreSQL's and SQLite's UNIQUE mean.
@@ -55,6 +57,24 @@ class _Compiler(MySQLCompiler_mysqldb):
         """The moment at which the statement began."""
         del fn, kw
         return "utc_timestamp(6)"
+
+    def visit_gt_binary(
+        self, binary: BinaryExpression[Any], operator: OperatorType, **kw: Any
+    ) -> str:
+        """Write a comparison of rows out column by column.
+
+        `(price, id) > (x, y)` would have the server read an index from its start.
+        """
+        left, right = binary.left, binary.right
+        if not (isinstance(left, Tuple) and isinstance(right, Tuple)):
+            return self._generate_generic_binary(binary, OPERATORS[operator], **kw)
+        *pairs, (key, value) = zip(left.clauses, right.clauses, strict=True)
+        follows: ColumnElement[bool] = operator(key, value)
+        for column, value in reversed(pairs):
+            follows = or_(operator(column, value), and_(column == value, follows))
+        return self.process(follows.self_group(), **kw)
+
+    visit_lt_binary = visit_gt_binary
 
 
 class _StreamingCursor(SSCursor):
