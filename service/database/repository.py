@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from service.database import statements
+from service.database import statements, upserts
 from service.database.engine import process
 from service.database.pagination import Page, Sort
 from service.database.statements import ModelT, RowValues, View
@@ -141,10 +141,10 @@ class BaseRepository(Generic[ModelT]):
             rows: Column values by name, each row with the same names, no key twice.
             key: The columns of a unique constraint.
         """
-        ordered = statements.in_key_order(rows, key)
+        ordered = upserts.in_key_order(rows, key)
         if ordered:
             dialect = self.session.get_bind().dialect.name
-            statement = statements.upsert_rows(self.model, [*ordered[0]], key, dialect)
+            statement = upserts.upsert_rows(self.model, [*ordered[0]], key, dialect)
             self.session.execute(statement, ordered)
 
     def delete(self, row: ModelT) -> None:

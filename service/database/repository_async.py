@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database import statements
+from service.database import statements, upserts
 from service.database.engine import process
 from service.database.pagination import Page, Sort
 from service.database.statements import ModelT, RowValues, View
@@ -122,10 +122,10 @@ class BaseRepositoryAsync(Generic[ModelT]):
 
     async def upsert(self, rows: Iterable[RowValues], *, key: Sequence[str]) -> None:
         """Insert rows, or update those whose key is taken and that differ, in key order."""
-        ordered = statements.in_key_order(rows, key)
+        ordered = upserts.in_key_order(rows, key)
         if ordered:
             dialect = self.session.get_bind().dialect.name
-            statement = statements.upsert_rows(self.model, [*ordered[0]], key, dialect)
+            statement = upserts.upsert_rows(self.model, [*ordered[0]], key, dialect)
             await self.session.execute(statement, ordered)
 
     async def delete(self, row: ModelT) -> None:

@@ -19,7 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from service.database import BaseRepository, BaseRepositoryAsync, Page, Sort, metadata
-from service.database.statements import RowValues, View, in_key_order, update_taken
+from service.database.statements import RowValues, View
+from service.database.upserts import in_key_order, update_taken
 from service.product_catalog.models import Product
 
 # Code, name, description and price.

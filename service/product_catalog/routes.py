@@ -19,6 +19,7 @@ from service.product_catalog.schemas import (
     ProductQuery,
 )
 from service.product_catalog.service import ProductService
+from service.web.endpoints import DatabaseRoute, reads, writes
 from service.web.idempotency import creates
 from service.web.preconditions import (
     IF_NONE_MATCH,
@@ -29,7 +30,6 @@ from service.web.preconditions import (
 )
 from service.web.problems import problem_responses
 from service.web.streaming import StreamResponse
-from service.web.unit_of_work import DatabaseRoute, reads, writes
 
 router = APIRouter(
     prefix="/products",

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.database.idempotency import KEY_LENGTH, Answer, answer_once
-from service.web.unit_of_work import Endpoint, Handler, Values, endpoint_of, run_for, write
+from service.web.endpoints import Endpoint, Handler, Values, endpoint_of, run_for, write
 
 _KEY: Final = "idempotency_key_"
 # As many times as with two rivals, one of which deadlocks each time.

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from service.app import MAX_BODY_BYTES, create_app
 from service.database import DatabaseSettings, create_db_engine, process, time_limit
 from service.settings import Settings
-from service.web.unit_of_work import reads, writes
+from service.web.endpoints import reads, writes
 
 SECRET = "hunter2-in-an-error"
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT max(i) FROM n"

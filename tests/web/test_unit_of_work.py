@@ -21,7 +21,7 @@ from service.app import create_app
 from service.database import DatabaseSettings, process
 from service.product_catalog.models import Product
 from service.settings import Settings
-from service.web.unit_of_work import reads, writes
+from service.web.endpoints import reads, writes
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
