@@ -13,7 +13,10 @@ from typing import ClassVar, Final
 
 import psutil
 
+from tests.support.polling import eventually
+
 _START_SECONDS: Final = 30.0
+_HALTED: Final = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
 
 
 class DatabaseServer(ABC):
@@ -73,9 +76,12 @@ class DatabaseServer(ABC):
 
     def pause(self) -> None:
         """Stop every process of the server: connections stay open, and nobody answers."""
-        for process in self._all():
+        processes = self._all()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):  # a session that just ended
                 process.suspend()
+        # A thread that runs on another processor may give an answer yet.
+        eventually(lambda: all(map(_is_stopped, processes)))
 
     def resume(self) -> None:
         """Let them all go on."""
@@ -113,3 +119,15 @@ class DatabaseServer(ABC):
     def _all(self) -> list[psutil.Process]:
         main = psutil.Process(self._running().pid)
         return [main, *main.children(recursive=True)]
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    """Whether no thread of a process runs any longer."""
+    threads = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        threads = process.threads()
+    for thread in threads:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(thread.id).status() not in _HALTED:
+                return False
+    return True
