@@ -41,7 +41,7 @@ def test_replica_costs_each_worker_one_connection_to_the_primary(
     )
     demand = connection_demand(settings, workers=2, replicas=3)
     assert demand.total == 3 * 2 * (8 + 1 + 1) + 2
-    assert "(8 of the pool + 1 for health + 1 for the replica's lag)" in str(demand)
+    assert "(8 of the pool + 1 for health + 0 for streams + 1 for the replica's lag)" in str(demand)
     with pytest.raises(SettingsError, match="DATABASE_CONNECTION_BUDGET: 13 are too few"):
         load(
             monkeypatch,

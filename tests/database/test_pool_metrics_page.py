@@ -44,6 +44,6 @@ def test_every_reason_of_a_close_is_explained() -> None:
     table = PAGE.partition("### Why a connection was closed")[2]
     explained_reasons = {*re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)}
     kit = ROOT / "service/database"
-    paths = [*kit.glob("pool*.py"), kit / "failures.py"]
+    paths = [*kit.glob("pool*.py"), kit / "failure_kinds.py"]
     source = "".join(path.read_text(encoding="utf-8") for path in paths)
     assert all(f'"{reason}"' in source for reason in explained_reasons)

@@ -337,7 +337,12 @@ def test_requests_that_wait_cost_no_thread_and_keep_nobody_from_what_needs_no_da
     postgres_url: str, tmp_path: Path, environment: str
 ) -> None:
     with serving(
-        tmp_path, postgres_url, environment, ADMISSION_LIMIT=1, ADMISSION_WAIT=60
+        tmp_path,
+        postgres_url,
+        environment,
+        ADMISSION_LIMIT=1,
+        ADMISSION_QUEUE=100,
+        ADMISSION_WAIT=60,
     ) as service:
         free = ("/livez", "/readyz", "/metrics", "/version", "/docs", "/openapi.json")
         for path in free:
