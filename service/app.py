@@ -121,7 +121,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # all requests up for 0.1 s.
         gc.collect()
         gc.freeze()
-        yield
+        try:
+            yield
+        finally:
+            gc.unfreeze()
     for task in tasks:
         task.cancel()
     await app.state.stream_sessions.close()
