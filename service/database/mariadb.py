@@ -1,7 +1,7 @@
 """MariaDB made to behave as PostgreSQL does: transactions, text, times, strictness.
 
-`mariadb+pymysql` and `mariadb+aiomysql` are registered with SQLAlchemy as the dialects of this
-module; they are its own ones with the differences that are written here.
+`engine.py` registers this module's dialects with SQLAlchemy as `mariadb+pymysql` and
+`mariadb+aiomysql`; they are its own ones with the differences that are written here.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from pymysql.cursors import SSCursor
 from sqlalchemy import BinaryExpression, ColumnElement, Table, Tuple, and_, or_
-from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.aiomysql import (
     AsyncAdapt_aiomysql_ss_cursor,
     MySQLDialect_aiomysql,
@@ -197,10 +196,6 @@ class AiomysqlDialect(PyMySQLDialect, MySQLDialect_aiomysql):
                 raise driver.OperationalError(_SERVER_LOST, "no answer in time") from None
 
         return MySQLDialect_aiomysql.connect(self, *cargs, async_creator_fn=within, **cparams)
-
-
-registry.register("mariadb.pymysql", __name__, "PyMySQLDialect")
-registry.register("mariadb.aiomysql", __name__, "AiomysqlDialect")
 
 
 def connect_arguments(
