@@ -2,7 +2,9 @@ ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 
-ENV UV_COMPILE_BYTECODE=1 \
+ENV PIP_CACHE_DIR=/var/cache/pip \
+    UV_CACHE_DIR=/var/cache/uv \
+    UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_PYTHON_DOWNLOADS=never
 
@@ -13,7 +15,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # The tools live apart from the environment that the image keeps.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=bind,source=deploy/build-requirements.txt,target=/tmp/build-requirements.txt \
     python -m venv /opt/tools \
     && /opt/tools/bin/pip install --disable-pip-version-check --only-binary :all: \
@@ -21,7 +23,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # Wheels come with debug symbols, a third of their size. Libraries that the wheels bundle
 # (*.libs) were rewritten by patchelf, which `strip` can break, and gain nothing.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     --mount=type=bind,source=requirements.txt,target=/tmp/requirements.txt \
     /opt/tools/bin/uv venv --python "$(command -v python)" /opt/venv \
     && /opt/tools/bin/uv pip install --python /opt/venv --only-binary :all: --no-deps \
