@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from service.database import statements, upserts
-from service.database.engine import process
+from service.database.page_query import PageQuery
 from service.database.pagination import Page, Sort
 from service.database.statements import ModelT, RowValues, View
 
@@ -52,17 +52,12 @@ class BaseRepository(Generic[ModelT]):
     ) -> Page[ModelT]:
         """At most `limit` rows after the cursor.
 
-        Cursors are sealed with the key of the process's settings, whatever engine the session is
-        on: those of one deployment are the same on its replica.
-
         Raises:
             InvalidCursorError: The cursor is not one of this list, order and key.
             SettingsError: The process has no settings yet, and they are wrong.
         """
-        key = process.settings.cursor_sealing_key
-        start = statements.page_start(self.model, sort, cursor, key)
-        query = statements.select_page(self.model, where, sort, limit, start)
-        return statements.page_of(self.model, self.session.scalars(query).all(), sort, limit, key)
+        query = PageQuery(self.model, where, sort, limit, cursor)
+        return query.page(self.session.scalars(query.statement, query.parameters).all())
 
     def view(self, key: Any) -> View:
         """The row with this primary key as plain values, for what is only shown.
@@ -81,12 +76,9 @@ class BaseRepository(Generic[ModelT]):
         cursor: str | None = None,
     ) -> Page[View]:
         """As `page`, with rows as `view` gives them."""
-        key = process.settings.cursor_sealing_key
-        start = statements.page_start(self.model, sort, cursor, key)
-        query = statements.select_page(self.model, where, sort, limit, start, as_views=True)
-        connection = self.session.connection()
-        rows = statements.views_of(self.model, connection.execute(query))
-        return statements.page_of(self.model, rows, sort, limit, key)
+        query = PageQuery(self.model, where, sort, limit, cursor, as_views=True)
+        rows = self.session.connection().execute(query.statement, query.parameters)
+        return query.page(statements.views_of(self.model, rows))
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import statements, upserts
-from service.database.engine import process
+from service.database.page_query import PageQuery
 from service.database.pagination import Page, Sort
 from service.database.statements import ModelT, RowValues, View
 
@@ -49,11 +49,8 @@ class BaseRepositoryAsync(Generic[ModelT]):
         cursor: str | None = None,
     ) -> Page[ModelT]:
         """At most `limit` rows after the cursor."""
-        key = process.settings.cursor_sealing_key
-        start = statements.page_start(self.model, sort, cursor, key)
-        query = statements.select_page(self.model, where, sort, limit, start)
-        rows = (await self.session.scalars(query)).all()
-        return statements.page_of(self.model, rows, sort, limit, key)
+        query = PageQuery(self.model, where, sort, limit, cursor)
+        return query.page((await self.session.scalars(query.statement, query.parameters)).all())
 
     async def view(self, key: Any) -> View:
         """The row with this primary key as plain values, for what is only shown.
@@ -72,12 +69,10 @@ class BaseRepositoryAsync(Generic[ModelT]):
         cursor: str | None = None,
     ) -> Page[View]:
         """As `page`, with rows as `view` gives them."""
-        key = process.settings.cursor_sealing_key
-        start = statements.page_start(self.model, sort, cursor, key)
-        query = statements.select_page(self.model, where, sort, limit, start, as_views=True)
+        query = PageQuery(self.model, where, sort, limit, cursor, as_views=True)
         connection = await self.session.connection()
-        rows = statements.views_of(self.model, (await connection.execute(query)).all())
-        return statements.page_of(self.model, rows, sort, limit, key)
+        rows = await connection.execute(query.statement, query.parameters)
+        return query.page(statements.views_of(self.model, rows.all()))
 
     async def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""

@@ -1,7 +1,7 @@
 """Pure builders of the statements that both kinds of repository run."""
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -16,19 +16,16 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
-    tuple_,
 )
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.dml import ReturningInsert
 
 from service.database.base import Base
-from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
 
 ModelT = TypeVar("ModelT", bound=Base)
 RowValues = Mapping[str, Any]
 # A row as plain values: a named tuple with the names of the model's attributes.
 View = Any
-RowT = TypeVar("RowT")
 
 
 def key_column(model: type[ModelT]) -> InstrumentedAttribute[Any]:
@@ -106,66 +103,9 @@ select_view: Final[Callable[[Any], Select[*tuple[Any, ...]]]] = cache(_select_vi
 insert_view: Final[Callable[[Any], ReturningInsert[*tuple[Any, ...]]]] = cache(_insert_view)
 
 
-def page_start(
-    model: type[ModelT], sort: Sort, cursor: str | None, key: bytes
-) -> Sequence[Any] | None:
-    """The values of the sort columns after which a page begins; None for the first page.
-
-    Raises:
-        InvalidCursorError: The cursor is not one of this list, order and key.
-        TypeError: The column may be null, or the model has a composite key.
-    """
-    types = [column.type for column in _sort_columns(model, sort)]
-    return None if cursor is None else decode_cursor(cursor, key, _table_name(model), sort, types)
-
-
 def views_of(model: type[Any], rows: Iterable[Iterable[Any]]) -> list[View]:
     """Make views of the rows of `select_view`, `insert_view` or a page of views."""
     return [*map(view_of(model)._make, rows)]
-
-
-def select_page(  # noqa: PLR0913 - each is a part of a page
-    model: type[ModelT],
-    where: Iterable[ColumnElement[bool]],
-    sort: Sort,
-    limit: int,
-    start: Sequence[Any] | None,
-    *,
-    as_views: bool = False,
-) -> Select[*tuple[Any, ...]]:
-    """The rows of a page, and one more that tells whether there is a next page.
-
-    Args:
-        model: Of what.
-        where: What every row meets.
-        sort: The order.
-        limit: How many rows make a page.
-        start: Where the page before ended, as `page_start` tells.
-        as_views: Whether to ask for columns instead of entities.
-
-    Raises:
-        TypeError: The column may be null, or the model has a composite key.
-    """
-    columns = _sort_columns(model, sort)
-    whole: Select[*tuple[Any, ...]] = select_views(model) if as_views else select(model)
-    query = whole.where(*where)
-    if start is not None:
-        position = tuple_(*start, types=[column.type for column in columns])
-        keys = tuple_(*columns)
-        query = query.where(keys < position if sort.descending else keys > position)
-    order = [column.desc() if sort.descending else column.asc() for column in columns]
-    return query.order_by(*order).limit(limit + 1)
-
-
-def page_of(
-    model: type[Base], rows: Sequence[RowT], sort: Sort, limit: int, key: bytes
-) -> Page[RowT]:
-    """Turn the rows of `select_page` into a page."""
-    if len(rows) <= limit:
-        return Page(rows, None)
-    items = rows[:limit]
-    values = [getattr(items[-1], column.key) for column in _sort_columns(model, sort)]
-    return Page(items, encode_cursor(key, _table_name(model), sort, values))
 
 
 def table_of(model: type[ModelT]) -> Table:
@@ -178,15 +118,3 @@ def table_of(model: type[ModelT]) -> Table:
     if not isinstance(table, Table):
         raise TypeError(f"{model.__name__} is not mapped to a table")
     return table
-
-
-def _table_name(model: type[ModelT]) -> str:
-    return str(inspect(model).local_table)
-
-
-def _sort_columns(model: type[ModelT], sort: Sort) -> list[InstrumentedAttribute[Any]]:
-    key = key_column(model)
-    if sort.column.property.columns[0].nullable:
-        # No row compares as before or after NULL: the pages would leave rows out.
-        raise TypeError(f"{sort.column} may be null; pages need a column that may not")
-    return [sort.column] if sort.column.key == key.key else [sort.column, key]
