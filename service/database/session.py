@@ -35,11 +35,33 @@ class ReadSession(Session):
 
     It sees what the ORM and SQLAlchemy's statements would write. SQL in `text()`, and what is run
     on `connection()`, it does not look at.
+
+    What needs no more than `connection()` pays for no transaction of the session, which takes as
+    long as the connection itself.
     """
 
+    _own_connection: Connection | None = None
+
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
-        """As `ProcessSession`, in AUTOCOMMIT."""
-        return super().get_bind(*args, **kwargs) if self.bind is not None else process.read_engine
+        """The connection or engine that it was given, or else a connection of its own."""
+        return super().get_bind(*args, **kwargs) if self.bind is not None else self.connection()
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """The connection that the session reads by, taken from the process's when first needed."""
+        if self.bind is not None:
+            return super().connection(*args, **kwargs)
+        if self._own_connection is None:
+            self._own_connection = process.read_engine.connect()
+        return self._own_connection
+
+    def close(self) -> None:
+        """End what was begun, and give the connection back."""
+        try:
+            super().close()
+        finally:
+            if self._own_connection is not None:
+                self._own_connection.close()
+                self._own_connection = None
 
     def flush(self, objects: Any = None) -> None:
         """Refuse to write.
