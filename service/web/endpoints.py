@@ -7,10 +7,14 @@ fails is never a 2xx.
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +28,8 @@ Handler = Callable[..., Any]
 Endpoint = Callable[..., Awaitable[Any]]
 Values = Mapping[str, Any]
 
+# Where a query that is a model waits for its endpoint.
+_QUERY: Final = "service.query"
 _REQUEST: Final = "request_"
 _RESPONSE: Final = "response_"
 # What tells an endpoint that needs a place from one that does not.
@@ -31,24 +37,61 @@ _MARK: Final = "needs_a_place"
 
 
 class DatabaseRoute(APIRoute):
-    """Turns a request away before its body is read, when it could not even wait for its place.
+    """Turns a request away before anything of it is read, when it could not even wait for a place.
 
     In an overload most requests are turned away: this halves what each of them takes from those
     that are served. A route whose endpoint is none of `endpoint_of` is as any other.
+
+    It also reads a query that is a model by the model alone. FastAPI looks at the annotation of
+    each field of it in each request, which takes as long as the database does for a page.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
-        handle = super().get_route_handler()
         if not hasattr(self.endpoint, _MARK):
-            return handle
+            return super().get_route_handler()
+        whole = self.dependant
+        query = _query_model(whole)
+        if query is not None:
+            self.dependant = replace(whole, query_params=[])
+        handle = super().get_route_handler()
+        # What the documentation is made of.
+        self.dependant = whole
 
         async def handle_unless_full(request: Request) -> Response:
             unit: UnitOfWork = request.app.state.unit_of_work
             unit.refuse_if_full()
+            if query is not None:
+                name, model = query
+                request.scope[_QUERY] = {name: _validated(model, request)}
             return await handle(request)
 
         return handle_unless_full
+
+
+def _query_model(dependant: Dependant) -> tuple[str, type[BaseModel]] | None:
+    """The name and the type of a parameter that all of the query goes into."""
+    if len(dependant.query_params) != 1:
+        return None
+    (parameter,) = dependant.query_params
+    annotation: Any = parameter.field_info.annotation
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return (parameter.name, annotation) if is_model else None
+
+
+def _validated(model: type[BaseModel], request: Request) -> BaseModel:
+    """The query of a request.
+
+    Raises:
+        RequestValidationError: As FastAPI raises it.
+    """
+    given = dict(request.query_params)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        details = [{**item, "loc": ("query", *item["loc"])} for item in wrong]
+        raise RequestValidationError(details, body=None) from None
 
 
 def reads(handler: Handler) -> Endpoint:
@@ -138,7 +181,7 @@ def endpoint_of(
     async def endpoint(**values: Any) -> Any:
         request = values.pop(_REQUEST) if own_request is None else values[own_request]
         response = values.pop(_RESPONSE) if own_response is None else values[own_response]
-        result = await run(request, values)
+        result = await run(request, values | request.scope.get(_QUERY, {}))
         if is_write:
             remember_write(result if isinstance(result, Response) else response)
         return result

@@ -6,7 +6,6 @@ import uuid
 from typing import Any, Final
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +14,7 @@ from service.web.client_watch import DisconnectedError
 from service.web.metrics import ACTIVE_REQUESTS, UNEXPECTED_ERRORS, observe_request
 from service.web.problems import problem
 
-REQUEST_ID_HEADER: Final = "X-Request-ID"
+_REQUEST_ID_NAME: Final = b"x-request-id"
 # What nginx logs for a client that went away before the answer, for which HTTP has no status.
 CLIENT_CLOSED_REQUEST: Final = 499
 # What a caller may name a request; anything else could forge log lines.
@@ -52,7 +51,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                named = (_REQUEST_ID_NAME, request_id.encode())
+                message["headers"] = [*message.get("headers", ()), named]
             await send(message)
 
         start = time.perf_counter()
@@ -104,7 +104,7 @@ def bounded_receive(scope: Scope, receive: Receive, limit: int) -> Receive:
     Returns:
         A `receive` that raises `HTTPException(413)` beyond the limit, before reading more.
     """
-    declared = Headers(scope=scope).get("content-length", "")
+    declared = _header(scope, b"content-length")
     received = int(declared) if declared.isdecimal() else 0
     # What was declared is refused before it is read; what was not is counted.
     counts = not received
@@ -124,8 +124,13 @@ def bounded_receive(scope: Scope, receive: Receive, limit: int) -> Receive:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+    given = _header(scope, _REQUEST_ID_NAME)
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """The first header of a name, which ASGI gives in lower case."""
+    return next((str(value, "latin-1") for key, value in scope["headers"] if key == name), "")
 
 
 def _route(scope: Scope) -> str:
