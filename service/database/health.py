@@ -46,27 +46,35 @@ def ask(engine: Engine, question: Callable[[Connection], AnswerT], *, timeout: f
 
 
 def check_database_health(
-    engine: Engine | None = None, *, timeout: float = DEFAULT_TIMEOUT
+    engine: Engine | None = None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    question: Callable[[Connection], object] | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
-    """Run `SELECT 1` and tell how it went.
+    """Ask the database something and tell how it went.
 
     Args:
         engine: Which database; the process's engine when left out.
         timeout: Seconds after which the database counts as unhealthy.
+        question: What to ask; `SELECT 1` when left out. What it raises makes the database
+            unhealthy.
+        report: Takes the full error; it goes to the log when left out.
 
     Returns:
         `{"status": "healthy", "database": "connected", "latency_seconds": 0.0004}`, or
         `{"status": "unhealthy", "database": "unreachable", "reason": "connection_lost", …}`.
-        `reason` is a word from a fixed list, never a message: that goes to the log.
+        `reason` is a word from a fixed list, never a message: that is only reported.
     """
     start = time.perf_counter()
+    report = report or _warn
     try:
-        ask(engine or process.engine, _select_one, timeout=timeout)
+        ask(engine or process.engine, question or _select_one, timeout=timeout)
     except OverdueError:
-        logger.warning("database health check: no answer within %s s", timeout)
+        report(f"no answer within {timeout:g} s")
         reason = "timeout"
     except Exception as error:  # noqa: BLE001 - whatever it is, the database did not answer
-        logger.warning("database health check: %s", error)
+        report(str(error))
         reason = failure_reason(error)
     else:
         return {"status": "healthy", "database": "connected", "latency_seconds": _since(start)}
@@ -76,6 +84,10 @@ def check_database_health(
         "reason": reason,
         "latency_seconds": _since(start),
     }
+
+
+def _warn(error: str) -> None:
+    logger.warning("database health check: %s", error)
 
 
 def _select_one(connection: Connection) -> None:

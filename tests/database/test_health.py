@@ -240,6 +240,24 @@ def test_answer_and_error_of_a_question_reach_whoever_asked(
         ask(engine, fail, timeout=5)
 
 
+def test_health_can_be_asked_something_else_and_tells_the_error_to_the_caller(
+    make_engine: MakeEngine, kit_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(kit_url)
+    told: list[str] = []
+    asked = check_database_health(engine, question=_ask_for_walrus, report=told.append)
+    assert_unhealthy(asked, "schema_mismatch", within=2)
+    (error,) = told
+    assert "walrus" in error
+    assert caplog.records == []
+    assert_healthy(check_database_health(engine, question=lambda one: one, report=told.append), 2)
+    assert told == [error]
+
+
+def _ask_for_walrus(connection: Connection) -> None:
+    connection.execute(text("SELECT 1 FROM walrus"))
+
+
 def test_overdue_question_is_a_timeout(make_engine: MakeEngine, kit_url: str) -> None:
     engine = make_engine(kit_url)
     with pytest.raises(OverdueError) as raised:
