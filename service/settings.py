@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from service.database.budget import (
     ConnectionDemand,
@@ -45,8 +45,13 @@ class Settings(LayeredSettings):
     stream_limit: Annotated[int, Field(ge=1, le=1000)] = 2
     # How long the reader of one may take nothing before it is cut off.
     stream_stall: Seconds = 10.0
+    # What shows an operator the reasons that others do not see.
+    ops_token: Annotated[SecretStr, Field(min_length=16, max_length=256)] | None = None
+    # A failure is known within interval + timeout, by as many looks in a row as the threshold says.
     health_interval: Seconds = 5.0
     health_timeout: Seconds = 2.0
+    health_failure_threshold: Annotated[int, Field(ge=1, le=10)] = 2
+    health_success_threshold: Annotated[int, Field(ge=1, le=10)] = 2
     graceful_timeout: Seconds = 20.0
     database: DatabaseSettings = Field(exclude=True)
 

@@ -189,4 +189,7 @@ def _secrets(settings: Settings) -> set[str]:
     urls = [database.sync_url, database.migration_url]
     if database.url_async is not None:
         urls.append(database.asyncio_url)
-    return {str(url.password) for url in urls if url.password}
+    secrets = {str(url.password) for url in urls if url.password}
+    if settings.ops_token is not None:
+        secrets.add(settings.ops_token.get_secret_value())
+    return secrets

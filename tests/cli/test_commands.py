@@ -35,6 +35,7 @@ def tidegate(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         ({"ENVIRONMENT": "prod"}, "ENVIRONMENT"),
         ({"PORT": "0"}, "PORT"),
         ({"ADMISSION_LIMIT": "11"}, "ADMISSION_LIMIT"),
+        ({"OPS_TOKEN": "tiger"}, "OPS_TOKEN"),
     ],
 )
 def test_wrong_setting_stops_the_start_with_one_line(variables: dict[str, str], name: str) -> None:
