@@ -20,7 +20,7 @@ CLIENT_CLOSED_REQUEST: Final = 499
 # What a caller may name a request; anything else could forge log lines.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked every few seconds by machines: a line each would bury the others.
-_QUIET_PATHS: Final = ("/livez", "/readyz", "/metrics")
+_QUIET_PATHS: Final = ("/livez", "/readyz", "/startupz", "/metrics")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -53,6 +53,9 @@ class RequestMiddleware:
                 status = int(message["status"])
                 named = (_REQUEST_ID_NAME, request_id.encode())
                 message["headers"] = [*message.get("headers", ()), named]
+            elif scope["method"] == "HEAD":
+                # Gunicorn drops it as well, with a warning for each.
+                message = {**message, "body": b""}
             await send(message)
 
         start = time.perf_counter()
