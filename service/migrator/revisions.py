@@ -40,6 +40,11 @@ class SchemaStatus:
     head: str
     pending: tuple[str, ...]
 
+    @property
+    def is_compatible(self) -> bool:
+        """Whether this release works with it: what a later one has added is in nobody's way."""
+        return self.state is not SchemaState.BEHIND
+
 
 class Revisions:
     """The revisions that this release ships."""
