@@ -12,31 +12,27 @@ from pydantic.json_schema import models_json_schema
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from service.database import (
-    check_database_health,
-    create_db_engine,
-    init_db,
-    process,
-    write_session,
-)
+from service.database import init_db, process, write_session
 from service.database.budget import server_complaint, server_limit
 from service.database.failures import failure_reason
 from service.database.health import OverdueError, ask
 from service.database.idempotency import forget_old_keys
-from service.database.pool import MeteredQueuePool
 from service.database.urls import is_memory
 from service.errors import OverloadedError
-from service.migrator.revisions import Revisions, SchemaState
+from service.migrator.revisions import Revisions
 from service.product_catalog.routes import router as products
 from service.settings import Settings, load_settings
 from service.web import metrics, probes
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, nobody
+from service.web.health_checks import health_engine, health_monitor
+from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
 from service.web.middleware import RequestMiddleware
 from service.web.problems import Problem, install_problem_handlers
 from service.web.process_metrics import ProcessMetrics
 from service.web.shared_metrics import is_shared
+from service.web.startup import Startup
 from service.web.streaming import StreamSessions
 from service.web.unit_of_work import UnitOfWork
 
@@ -107,14 +103,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if (replica := process.replica) is not None:
         # The first question starts its monitor: without an answer, reads go to the primary.
         _ = replica.unusable_reason
-    health_engine = _health_engine(settings)
-    app.state.health = _health_monitor(settings, health_engine)
-    await asyncio.to_thread(_warm_up, process.engine)
+    own_engine = health_engine(settings.database)
+    app.state.health = health_monitor(settings, own_engine, Revisions().status)
+    app.state.startup = Startup(app.state.health, process.engine, retry=settings.health_interval)
     app.state.stream_sessions = StreamSessions(
         settings.database, limit=settings.stream_limit, stall=settings.stream_stall
     )
     tasks = [
-        asyncio.create_task(_compare_with_server(settings, health_engine)),
+        asyncio.create_task(app.state.startup.run()),
+        asyncio.create_task(_compare_with_server(app.state.health, settings, own_engine)),
         asyncio.create_task(_forget_old_keys(app.state.unit_of_work)),
     ]
     async with app.state.health.running(), ProcessMetrics().running():
@@ -130,19 +127,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
     await app.state.stream_sessions.close()
     app.state.unit_of_work.close()
-    health_engine.dispose()
+    own_engine.dispose()
     process.dispose()
-
-
-def _warm_up(engine: Engine) -> None:
-    """Open the connections that the pool should always have, before requests come for them."""
-    if not isinstance(engine.pool, MeteredQueuePool):
-        return
-    try:
-        engine.pool.warm_up()
-    except Exception as error:  # noqa: BLE001 - whatever the driver raises
-        # Readiness tells of a database that is away; the pool tries again every second.
-        log.warning("the pool is not warmed up", reason=failure_reason(error))
 
 
 async def _forget_old_keys(unit: UnitOfWork) -> None:
@@ -160,12 +146,14 @@ def _delete_old_keys() -> None:
         forget_old_keys(session)
 
 
-async def _compare_with_server(settings: Settings, engine: Engine) -> None:
+async def _compare_with_server(monitor: HealthMonitor, settings: Settings, engine: Engine) -> None:
     """Warn once when the server has too few connections for the deployment.
 
     No refusal: a limit that somebody lowered must not keep a restarted pod down.
     """
     while True:
+        # It takes the connection that the monitor asks through.
+        await monitor.wait_until_served("database")
         try:
             limit = await asyncio.to_thread(
                 ask, engine, server_limit, timeout=settings.health_timeout
@@ -179,43 +167,6 @@ async def _compare_with_server(settings: Settings, engine: Engine) -> None:
         if complaint := server_complaint(settings.connection_demand, limit):
             log.warning(complaint)
         return
-
-
-def _health_engine(settings: Settings) -> Engine:
-    """An engine with one connection of its own: a full pool must not look like a dead database."""
-    if is_memory(settings.database.sync_url):
-        return process.engine
-    return create_db_engine(
-        settings=settings.database, pool_name="health", pool_size=1, max_overflow=0
-    )
-
-
-def _health_monitor(settings: Settings, engine: Engine) -> probes.HealthMonitor:
-    revisions = Revisions()
-    timeout = settings.health_timeout
-
-    async def database() -> str | None:
-        result = await asyncio.to_thread(check_database_health, engine, timeout=timeout)
-        return result.get("reason")
-
-    def compare_schema() -> str | None:
-        try:
-            status = ask(engine, revisions.status, timeout=timeout)
-        except OverdueError:
-            return "timeout"
-        except SQLAlchemyError as error:
-            return failure_reason(error)
-        return "behind" if status.state is SchemaState.BEHIND else None
-
-    async def schema() -> str | None:
-        return await asyncio.to_thread(compare_schema)
-
-    checks: dict[str, probes.Check] = {"database": database}
-    if not is_memory(settings.database.sync_url):
-        checks["schema"] = schema
-    return probes.HealthMonitor(
-        checks, interval=settings.health_interval, timeout=settings.health_timeout
-    )
 
 
 def _describe_problems(app: FastAPI) -> None:

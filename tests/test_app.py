@@ -34,7 +34,8 @@ def test_connection_is_attributed_to_the_route_that_took_it(client: TestClient) 
 
 
 def test_pool_is_warm_when_the_service_is_ready(postgres_url: str) -> None:
-    with application(postgres_url, pool_min_idle=3):
+    with application(postgres_url, pool_min_idle=3) as client:
+        eventually(lambda: client.get("/startupz").status_code == 200)
         assert pool_snapshot(process.engine).idle == 3
 
 
@@ -42,6 +43,7 @@ def test_service_starts_without_its_database() -> None:
     with application("postgresql://127.0.0.1:1/none", pool_min_idle=3) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503
+        assert client.get("/startupz").status_code == 503
 
 
 def test_server_with_too_few_connections_is_warned_of(

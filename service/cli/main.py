@@ -24,6 +24,7 @@ class Probe(StrEnum):
 
     LIVE = "live"
     READY = "ready"
+    STARTUP = "startup"
 
 
 @app.command("probe")

@@ -17,7 +17,7 @@ def ask(name: str) -> int:
     The port is `PORT`; the other settings are not read, which would cost more than the question.
 
     Args:
-        name: `live` or `ready`.
+        name: `live`, `ready` or `startup`.
 
     Returns:
         0 if the answer is yes, 1 if it is no or does not come within 3 s.

@@ -1,145 +1,78 @@
-"""`/livez`, `/readyz` and `/version`: answered from memory, whatever the database does.
+"""Probes and `/version`: answered from memory, whatever the database does.
 
-A monitor asks the database in the background; a probe only reads its last result. So a storm of
-probes costs no query, and a database that hangs delays no probe.
+A monitor asks the database in the background; a probe reads its last result. The bodies follow the
+draft "Health Check Response Format for HTTP APIs" (draft-inadarei-api-health-check-06), `verbose`
+and `exclude` Kubernetes' own API server.
 """
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
-import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse
-from prometheus_client import Gauge
 
 from service.settings import Settings
+from service.web.health_monitor import HealthMonitor
+from service.web.health_state import PASSED, CheckState, Outcome, Status
+from service.web.ops_token import has_ops_token
+from service.web.problems import problem_responses
 
-# Draft "Health Check Response Format for HTTP APIs" (draft-inadarei-api-health-check-06).
 MEDIA_TYPE: Final = "application/health+json"
 _HEADERS: Final = {"Cache-Control": "no-store"}
+_DRAINING: Final = Outcome(Status.FAIL, "draining", "none: the process has been told to stop")
+# How much of what somebody sent is sent back.
+_MAX_NOTES: Final = 10
+_MAX_NAME: Final = 64
 
-# Of several workers, the worst counts.
-CHECK_STATUS = Gauge(
-    "service_health_check_status",
-    "Whether the check passes (1) or fails (0).",
-    ["check"],
-    multiprocess_mode="livemin",
-)
-CHECK_DURATION = Gauge(
-    "service_health_check_duration_seconds",
-    "How long the last check took.",
-    ["check"],
-    multiprocess_mode="livemax",
-)
-
-log = structlog.stdlib.get_logger(__name__)
+# A check of the monitor, or something that knows its outcome itself.
+Known = CheckState | Outcome
 
 router = APIRouter(tags=["operation"])
 
-Check = Callable[[], Awaitable[str | None]]
 
-
-class HealthMonitor:
-    """Runs checks in the background and remembers how they ended.
-
-    Args:
-        checks: By name, what tells the reason of a failure as one word, or None. Each ends by
-            itself within `timeout`.
-        interval: Seconds between the end of one round and the start of the next.
-        timeout: Seconds that a round may take; a result older than both together is a failure.
-    """
-
-    def __init__(self, checks: Mapping[str, Check], *, interval: float, timeout: float) -> None:
-        self._checks = dict(checks)
-        self._interval = interval
-        self._timeout = timeout
-        self._reasons: dict[str, str | None] = dict.fromkeys(checks, "starting")
-        self._finished = time.monotonic()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Check for as long as the context is open; a check that runs may end in its time."""
-        stop = asyncio.Event()
-        task = asyncio.create_task(self._run(stop), name="health-monitor")
-        try:
-            yield
-        finally:
-            stop.set()
-            await asyncio.wait({task}, timeout=self._timeout)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    def failures(self) -> dict[str, str]:
-        """The checks that fail now, with the reason of each."""
-        if time.monotonic() - self._finished > self._interval + 2 * self._timeout:
-            return dict.fromkeys(self._checks, "overdue")
-        return {name: reason for name, reason in self._reasons.items() if reason is not None}
-
-    def names(self) -> tuple[str, ...]:
-        """The names of the checks."""
-        return tuple(self._checks)
-
-    async def _run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            for name, check in self._checks.items():
-                if not stop.is_set():
-                    await self._run_one(name, check)
-            self._finished = time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval)
-
-    async def _run_one(self, name: str, check: Check) -> None:
-        start = time.perf_counter()
-        try:
-            reason = await check()
-        except Exception:
-            log.exception("health check broke", check=name)
-            reason = "error"
-        CHECK_STATUS.labels(name).set(reason is None)
-        CHECK_DURATION.labels(name).set(time.perf_counter() - start)
-        if reason != self._reasons[name]:
-            log.log(
-                20 if reason is None else 30,
-                "health check changed",
-                check=name,
-                status="fail" if reason else "pass",
-                reason=reason,
-            )
-        self._reasons[name] = reason
-
-
-def _answer(monitor: HealthMonitor, *, failing_status: int) -> JSONResponse:
-    failures = monitor.failures()
-    checks: dict[str, list[dict[str, Any]]] = {
-        name: [{"status": "fail" if name in failures else "pass"}] for name in monitor.names()
-    }
-    body = {"status": "fail" if failures and failing_status != 200 else "pass", "checks": checks}  # noqa: PLR2004 - HTTP's OK
-    return JSONResponse(
-        body,
-        status_code=failing_status if failures else 200,
-        headers=_HEADERS,
-        media_type=MEDIA_TYPE,
-    )
-
-
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process alive?")
 async def livez(request: Request) -> JSONResponse:
-    """Answer 200 while the process can answer; the database is reported and changes nothing.
+    """Answer 200 while the process can answer; the checks are reported and change nothing.
 
     Kubernetes restarts what is not live, and a restart mends no database.
     """
-    return _answer(request.app.state.health, failing_status=200)
+    return _answer(request, _monitored(request), status=Status.PASS)
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can the process serve requests?")
 async def readyz(request: Request) -> JSONResponse:
-    """Answer 503 while the database is unreachable or its schema behind."""
-    return _answer(request.app.state.health, failing_status=503)
+    """Answer 503 while a check fails, the start is not done, or the process drains.
+
+    `?exclude=` leaves a check out, and may be repeated; `?verbose` names those that pass, too.
+    """
+    return _answer(request, _all_checks(request))
+
+
+@router.head("/readyz/{check}", include_in_schema=False)
+@router.get(
+    "/readyz/{check}",
+    summary="Does one check pass?",
+    # FastAPI would list a 422 of its own for any parameter.
+    responses=problem_responses(404, 422),
+)
+async def readyz_check(request: Request, check: str) -> JSONResponse:
+    """Answer 503 while this check fails, and 404 where there is none of the name."""
+    known = _all_checks(request).get(check)
+    if known is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no health check of this name.")
+    return _answer(request, {check: known})
+
+
+@router.head("/startupz", include_in_schema=False)
+@router.get("/startupz", summary="Has the process started?")
+async def startupz(request: Request) -> JSONResponse:
+    """Answer 503 until the schema was compatible and the pool warm; from then on, 200."""
+    outcome: Outcome = request.app.state.startup.outcome
+    waits_for = {} if outcome.status is Status.PASS else _monitored(request)
+    return _answer(request, {**waits_for, "startup": outcome}, status=outcome.status)
 
 
 @router.get("/version", summary="What runs?")
@@ -147,3 +80,67 @@ async def version(request: Request) -> dict[str, str]:
     """Tell the name and version of the service."""
     settings: Settings = request.app.state.settings
     return {"name": settings.app_name, "version": settings.app_version}
+
+
+def _monitored(request: Request) -> dict[str, Known]:
+    monitor: HealthMonitor = request.app.state.health
+    return {**monitor.states}
+
+
+def _all_checks(request: Request) -> dict[str, Known]:
+    drain = getattr(request.app.state, "drain", None)
+    return {
+        **_monitored(request),
+        "startup": request.app.state.startup.outcome,
+        "drain": _DRAINING if drain is not None and drain.is_draining else PASSED,
+    }
+
+
+def _answer(
+    request: Request, checks: Mapping[str, Known], *, status: Status | None = None
+) -> JSONResponse:
+    """Answer with the worst status of the checks.
+
+    Args:
+        request: What was asked.
+        checks: By name.
+        status: The verdict, where it is not that of the checks.
+    """
+    query = request.query_params
+    excluded = query.getlist("exclude")
+    outcomes = {
+        name: known if isinstance(known, Outcome) else known.outcome
+        for name, known in checks.items()
+        if name not in excluded
+    }
+    if status is None:
+        status = min((one.status for one in outcomes.values()), default=Status.PASS)
+    is_verbose, is_private = "verbose" in query, has_ops_token(request)
+    shown = {
+        name: [_entry(outcome, checks[name], is_private=is_private)]
+        for name, outcome in outcomes.items()
+        if is_verbose or outcome.status is not Status.PASS
+    }
+    body: dict[str, Any] = {"status": str(status)}
+    if shown:
+        body["checks"] = shown
+    if unknown := [name for name in excluded if name not in checks]:
+        body["notes"] = [
+            f"exclude: there is no check called {name[:_MAX_NAME]!r}"
+            for name in unknown[:_MAX_NOTES]
+        ]
+    code = HTTPStatus.SERVICE_UNAVAILABLE if status is Status.FAIL else HTTPStatus.OK
+    return JSONResponse(body, status_code=code, headers=_HEADERS, media_type=MEDIA_TYPE)
+
+
+def _entry(outcome: Outcome, known: Known, *, is_private: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"status": str(outcome.status)}
+    if not is_private:
+        return entry
+    if outcome.reason:
+        entry["output"] = ": ".join(filter(None, (outcome.reason, outcome.advice)))
+    if isinstance(known, CheckState):
+        entry["observedValue"] = round(known.duration, 6)
+        entry["observedUnit"] = "s"
+        entry["ageSeconds"] = round(known.age, 3)
+    return entry

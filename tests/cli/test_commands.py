@@ -101,6 +101,7 @@ def test_probe_asks_the_service_and_fails_without_one(sqlite_url: str, tmp_path:
         port = str(service.port)
         assert tidegate("probe", "live", PORT=port).returncode == 0
         assert tidegate("probe", "ready", PORT=port).returncode == 0
+        assert tidegate("probe", "startup", PORT=port).returncode == 0
     result = tidegate("probe", "live", PORT=port)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1

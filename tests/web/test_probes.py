@@ -1,188 +1,214 @@
-"""Probes tell the truth about a real server that stops, hangs and comes back."""
+"""What each probe answers: status, body, headers, parameters, and to whom it gives reasons."""
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
 
-import anyio
 import httpx2
 import pytest
-from sqlalchemy import text
+from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from service.database import create_db_engine
-from service.web.probes import HealthMonitor
-from tests.support.databases import PostgresDatabases, migrate
+from service.database import DatabaseSettings
+from service.settings import Settings
+from service.web import probes
+from service.web.health_monitor import HealthMonitor
+from service.web.health_state import PASSED, Outcome, Status
+from service.web.middleware import RequestMiddleware
+from service.web.problems import install_problem_handlers
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer
-from tests.support.server import Service, running_service
+
+TOKEN: Final = "a token of an operator"
+BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
+FAILED: Final = Outcome(Status.FAIL, "timeout", "look at the server", "host=10.1.2.3 user=walrus")
+WARNED: Final = Outcome(Status.WARN, "saturated", "raise the pool's size")
+PATHS: Final = ("/livez", "/readyz", "/startupz", "/readyz/database")
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+class Probed:
+    """The probes of a process whose checks say what they are told to say."""
+
+    def __init__(self, token: str | None = TOKEN, seconds: float = 60, **outcomes: Outcome) -> None:
+        monitor = HealthMonitor(
+            interval=seconds, timeout=seconds, failure_threshold=1, success_threshold=1
+        )
+        app = FastAPI()
+        app.include_router(probes.router)
+        self.logged: list[dict[str, Any]] = []
+        access_log = SimpleNamespace(info=lambda _event, **line: self.logged.append(line))
+        app.add_middleware(RequestMiddleware, max_body_bytes=10, access_log=access_log)
+        install_problem_handlers(app)
+        app.state.health = monitor
+        app.state.startup = SimpleNamespace(outcome=PASSED)
+        app.state.drain = SimpleNamespace(is_draining=False)
+        app.state.settings = Settings(
+            environment="test",
+            ops_token=SecretStr(token) if token else None,
+            database=DatabaseSettings(url="sqlite:///:memory:"),
+        )
+        self.state = app.state
+        for name, outcome in outcomes.items():
+            monitor.register(name, _never)
+            monitor.states[name].record(outcome, 0.25)
+        self._client = TestClient(app)
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx2.Response:
+        return self._client.get(path, headers=headers)
+
+    def head(self, path: str) -> httpx2.Response:
+        return self._client.head(path)
+
+    def body(self, path: str, headers: dict[str, str] | None = None) -> Any:
+        return self.get(path, headers).json()
+
+    def codes(self) -> dict[str, int]:
+        return {path: self.get(path).status_code for path in PATHS}
 
 
-@pytest.fixture
-def service(own_server: PostgresServer, tmp_path: Path) -> Iterator[Service]:
-    url = PostgresDatabases(own_server.url()).create("catalog")
-    migrate(url)
-    settings = {
-        "DATABASE_URL": url,
-        "ENVIRONMENT": "test",
-        "HEALTH_INTERVAL": "0.2",
-        "HEALTH_TIMEOUT": "0.5",
+async def _never() -> Outcome:
+    raise NotImplementedError
+
+
+def statuses(body: Any) -> dict[str, str]:
+    return {name: entries[0]["status"] for name, entries in body.get("checks", {}).items()}
+
+
+def test_all_is_well() -> None:
+    probed = Probed(database=PASSED)
+    assert probed.codes() == dict.fromkeys(PATHS, 200)
+    assert probed.body("/readyz") == {"status": "pass"}
+    verbose = probed.body("/readyz?verbose")
+    assert verbose["status"] == "pass"
+    assert statuses(verbose) == dict.fromkeys(("database", "startup", "drain"), "pass")
+
+
+def test_a_failing_check_is_told_and_takes_readiness_alone() -> None:
+    probed = Probed(database=FAILED, pool=PASSED)
+    assert probed.codes() == {
+        "/livez": 200, "/readyz": 503, "/startupz": 200, "/readyz/database": 503,
+    }  # fmt: skip
+    assert probed.body("/readyz") == {
+        "status": "fail", "checks": {"database": [{"status": "fail"}]},
+    }  # fmt: skip
+    assert probed.body("/livez") == {
+        "status": "pass", "checks": {"database": [{"status": "fail"}]},
+    }  # fmt: skip
+    assert probed.get("/readyz/pool").status_code == 200
+
+
+def test_a_warning_is_told_and_takes_nothing() -> None:
+    probed = Probed(database=PASSED, pool=WARNED)
+    assert probed.codes() == dict.fromkeys(PATHS, 200)
+    assert probed.body("/readyz") == {
+        "status": "warn", "checks": {"pool": [{"status": "warn"}]},
+    }  # fmt: skip
+
+
+def test_a_monitor_that_has_stopped_is_not_ready_and_alive() -> None:
+    probed = Probed(seconds=0.01, database=PASSED)
+    eventually(lambda: probed.get("/readyz").status_code == 503)
+    assert probed.codes()["/livez"] == 200
+    assert probed.body("/livez")["status"] == "pass"
+    assert "overdue" in probed.get("/livez", BEARER).text
+
+
+def test_the_start_keeps_the_process_from_being_ready() -> None:
+    probed = Probed(database=FAILED)
+    probed.state.startup.outcome = Outcome(Status.FAIL, "waiting")
+    assert probed.codes()["/startupz"] == 503
+    assert statuses(probed.body("/startupz")) == {"database": "fail", "startup": "fail"}
+    assert statuses(probed.body("/readyz")) == {"database": "fail", "startup": "fail"}
+    assert probed.codes()["/livez"] == 200
+
+
+def test_a_process_that_drains_is_alive_and_not_ready() -> None:
+    probed = Probed(database=PASSED)
+    probed.state.drain.is_draining = True
+    assert probed.codes() == {
+        "/livez": 200, "/readyz": 503, "/startupz": 200, "/readyz/database": 200,
+    }  # fmt: skip
+    assert statuses(probed.body("/readyz")) == {"drain": "fail"}
+
+
+def test_checks_are_left_out_by_name_and_an_unknown_name_is_noted() -> None:
+    probed = Probed(database=FAILED, schema=FAILED, pool=PASSED)
+    assert probed.get("/readyz?exclude=database").status_code == 503
+    both = probed.get("/readyz?exclude=database&exclude=schema&verbose")
+    assert both.status_code == 200
+    assert set(statuses(both.json())) == {"pool", "startup", "drain"}
+    unknown = probed.get("/readyz?exclude=databse&exclude=database&exclude=schema")
+    assert unknown.status_code == 200
+    assert unknown.json()["notes"] == ["exclude: there is no check called 'databse'"]
+    much = probed.body("/readyz?" + "&".join(f"exclude={'x' * 200}{n}" for n in range(50)))
+    assert len(str(much["notes"])) < 1500
+
+
+def test_an_unknown_check_is_not_found() -> None:
+    answer = Probed(database=PASSED).get("/readyz/databse")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_reasons_are_for_whoever_has_the_token() -> None:
+    probed = Probed(database=FAILED, pool=WARNED)
+    (entry,) = probed.body("/readyz", BEARER)["checks"]["database"]
+    assert entry.pop("ageSeconds") < 10
+    assert entry == {
+        "status": "fail",
+        "output": "timeout: look at the server",
+        "observedValue": 0.25,
+        "observedUnit": "s",
     }
-    with running_service(tmp_path, settings) as running:
-        yield running
+    for path in (*PATHS, "/readyz?verbose", "/livez?verbose", "/startupz?verbose"):
+        assert "walrus" not in probed.get(path, BEARER).text
+        for secret in ("timeout", "saturated", "server"):
+            assert secret not in probed.get(path).text
+    assert "saturated" in probed.get("/livez", BEARER).text
 
 
-def status(service: Service, path: str) -> int:
-    return service.http.get(path).status_code
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "b\xe4r",
+    ],
+)
+def test_any_other_token_gets_what_the_public_gets(header: str) -> None:
+    probed = Probed(database=FAILED)
+    answer = probed.get("/readyz", {"Authorization": header.encode("latin-1")})  # type: ignore[dict-item] # bytes are sent as they are
+    assert answer.status_code == 503
+    assert answer.json() == probed.body("/readyz")
 
 
-def test_probes_follow_a_database_that_stops_and_starts(
-    service: Service, own_server: PostgresServer
-) -> None:
-    assert status(service, "/readyz") == 200
-    own_server.stop()
-    eventually(lambda: status(service, "/readyz") == 503)
-    assert status(service, "/livez") == 200
-    refused = service.http.get("/products")
-    assert refused.status_code == 503
-    assert refused.headers["content-type"] == "application/problem+json"
-    own_server.start()
-    eventually(lambda: status(service, "/readyz") == 200)
-    assert status(service, "/products") == 200
+def test_without_the_setting_no_token_is_the_right_one() -> None:
+    probed = Probed(token=None, database=FAILED)
+    for token in ("", "None", TOKEN):
+        assert "output" not in probed.get("/readyz", {"Authorization": f"Bearer {token}"}).text
 
 
-def test_probes_answer_while_the_database_hangs(
-    service: Service, own_server: PostgresServer
-) -> None:
-    own_server.pause()
-    eventually(lambda: status(service, "/readyz") == 503)
-    for path in ("/livez", "/readyz", "/metrics", "/version"):
-        start = time.monotonic()
-        assert status(service, path) in (200, 503)
-        assert time.monotonic() - start < 1
-    own_server.resume()
-    eventually(lambda: status(service, "/readyz") == 200)
+@pytest.mark.parametrize("path", [*PATHS, "/readyz?verbose"])
+def test_answers_are_health_json_and_never_cached(path: str) -> None:
+    probed = Probed(database=FAILED)
+    answer = probed.get(path)
+    assert answer.headers["content-type"] == "application/health+json"
+    assert answer.headers["cache-control"] == "no-store"
+    head = probed.head(path)
+    assert (head.status_code, head.content) == (answer.status_code, b"")
+    same = ("content-type", "cache-control", "content-length")
+    assert [head.headers[name] for name in same] == [answer.headers[name] for name in same]
 
 
-def test_probe_bodies_hold_nothing_of_the_database(
-    service: Service, own_server: PostgresServer
-) -> None:
-    own_server.stop()
-    eventually(lambda: status(service, "/readyz") == 503)
-    for path in ("/livez", "/readyz", "/version", "/products", "/metrics"):
-        body = service.http.get(path).text
-        for secret in ("127.0.0.1", str(own_server.port), "postgres:", "not-checked", "refused"):
-            assert secret not in body, path
+def test_probes_leave_no_line_in_the_access_log() -> None:
+    probed = Probed(database=PASSED)
+    assert probed.codes() == dict.fromkeys(PATHS, 200)
+    probed.get("/version")
+    assert [line["path"] for line in probed.logged] == ["/version"]
 
 
-def test_probes_cost_no_query_and_no_pool_connection(service: Service) -> None:
-    for _ in range(200):
-        status(service, "/readyz")
-    metrics = service.http.get("/metrics").text
-    assert 'db_client_connection_wait_time_seconds_count{pool_name="primary"} 0.0' in metrics
-
-
-def test_readiness_needs_the_schema(postgres: PostgresDatabases, tmp_path: Path) -> None:
-    url = postgres.create("tidegate_unmigrated")
-    settings = {"DATABASE_URL": url, "ENVIRONMENT": "test", "HEALTH_INTERVAL": "0.2"}
-    try:
-        with running_service(tmp_path, settings, ready=False) as running:
-            eventually(lambda: _checks(running) == {"database": "pass", "schema": "fail"})
-            assert status(running, "/readyz") == 503
-            migrate(url)
-            eventually(lambda: status(running, "/readyz") == 200)
-            _pretend_a_later_release_migrated(url)
-            eventually(lambda: _checked_again(running))
-            assert status(running, "/readyz") == 200
-    finally:
-        postgres.drop("tidegate_unmigrated")
-
-
-def test_answers_are_health_json_and_never_cached(client: TestClient) -> None:
-    for path in ("/livez", "/readyz"):
-        answer = client.get(path)
-        assert answer.headers["content-type"] == "application/health+json"
-        assert answer.headers["cache-control"] == "no-store"
-    assert client.get("/version").json() == {"name": "tidegate", "version": "0.1.0"}
-
-
-def test_monitor_fails_until_the_first_result_and_when_overdue() -> None:
-    async def scenario() -> None:
-        hang = anyio.Event()
-        rounds = 0
-
-        async def check() -> str | None:
-            nonlocal rounds
-            rounds += 1
-            if rounds > 1:
-                await hang.wait()
-            return None
-
-        monitor = HealthMonitor({"database": check}, interval=0.01, timeout=0.05)
-        assert monitor.failures() == {"database": "starting"}
-        async with monitor.running():
-            with anyio.fail_after(5):
-                while monitor.failures():
-                    await anyio.sleep(0.001)
-                while monitor.failures() != {"database": "overdue"}:
-                    await anyio.sleep(0.001)
-                hang.set()
-                while monitor.failures():
-                    await anyio.sleep(0.001)
-
-    anyio.run(scenario)
-
-
-def test_monitor_survives_a_check_that_breaks() -> None:
-    async def scenario() -> None:
-        outcomes = iter([ValueError("broken"), None])
-
-        async def check() -> str | None:
-            outcome = next(outcomes, None)
-            if outcome is not None:
-                raise outcome
-            return None
-
-        monitor = HealthMonitor({"database": check}, interval=0.01, timeout=1)
-        async with monitor.running():
-            with anyio.fail_after(5):
-                while monitor.failures() != {"database": "error"}:
-                    await anyio.sleep(0.001)
-                while monitor.failures():
-                    await anyio.sleep(0.001)
-
-    anyio.run(scenario)
-
-
-def _checks(service: Service) -> dict[str, str]:
-    try:
-        checks = service.http.get("/readyz").json()["checks"]
-    except httpx2.TransportError:
-        return {}
-    return {name: results[0]["status"] for name, results in checks.items()}
-
-
-def _pretend_a_later_release_migrated(url: str) -> None:
-    engine = create_db_engine(url, pool_name="test")
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = 'later'"))
-    engine.dispose()
-
-
-def _checked_again(service: Service, _seen: list[str] = []) -> bool:  # noqa: B006 - remembers
-    """Whether a round of checks ended since the first call."""
-    line = next(
-        line
-        for line in service.http.get("/metrics").text.splitlines()
-        if line.startswith('service_health_check_duration_seconds{check="schema"}')
-    )
-    _seen.append(line)
-    return _seen[0] != line
+def test_version_tells_what_runs() -> None:
+    assert Probed().body("/version") == {"name": "tidegate", "version": "0.1.0"}
