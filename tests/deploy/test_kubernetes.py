@@ -195,7 +195,7 @@ def test_the_probes_ask_the_service_itself(api: Manifest, config: dict[str, str]
         get = api[f"{name}Probe"]["httpGet"]
         assert get["port"] == port["name"]
         paths[name] = get["path"]
-    assert paths == {"startup": "/readyz", "liveness": "/livez", "readiness": "/readyz"}
+    assert paths == {"startup": "/startupz", "liveness": "/livez", "readiness": "/readyz"}
 
 
 def test_the_probed_paths_are_routed(api: Manifest) -> None:
