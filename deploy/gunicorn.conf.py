@@ -14,28 +14,35 @@ except OSError as error:
     sys.exit(f"PROMETHEUS_MULTIPROC_DIR: {error}")
 
 from service.settings import SettingsError, load_settings
+from service.web.arbiter import Arbiter
 from service.web.logging import configure_logging
+from service.web.worker import Worker
 
 try:
     _settings = load_settings()
 except SettingsError as error:
     sys.exit(str(error))
 
-# What a worker has left, when its time for open requests is over, to close the pool in.
-CLOSING_SECONDS = 5
-_requests_seconds = math.ceil(_settings.graceful_timeout)
-
 wsgi_app = "service.app:create_app()"
 proc_name = "tidegate"
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.web_concurrency
-# Gunicorn's own: its heartbeat runs on the event loop, and so tells of one that is blocked.
-# Measured beside uvicorn-worker: docs/decisions/0001.
-worker_class = "asgi"
-# A start that fails must stop the server. "auto" takes some failures for an application without
-# a lifespan, and goes on to serve it.
-asgi_lifespan = "on"
-graceful_timeout = _requests_seconds + CLOSING_SECONDS
+# Gunicorn's own ASGI worker, made to end without a lost request: docs/decisions/0001 and 0016.
+worker_class = "service.web.worker.Worker"
+# Each worker imports the application itself: what threads, locks and connections it makes then are
+# its own, and a reload reads the code anew.
+preload_app = False
+# The heartbeat runs on the event loop, and so tells of one that is blocked: longer than this, and
+# the worker is replaced. Nothing of ours takes the loop for as long as a second.
+timeout = 30
+# Longer than the 60 s after which nginx and AWS's balancers close an idle connection to a server:
+# who closes it first cannot lose a request on it.
+keepalive = 75
+max_requests = _settings.worker_max_requests
+# Workers that started together are not to be replaced together.
+max_requests_jitter = max_requests // 10
+# When the arbiter kills: after all that a worker does to end.
+graceful_timeout = math.ceil(_settings.shutdown_seconds)
 # The heartbeat is a file's time stamp: a disk that stalls would cost a healthy worker its life.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 # It would write to the read-only root file system, and signals do all that is needed.
@@ -47,24 +54,23 @@ accesslog = None
 loglevel = _settings.log_level.lower()
 
 
-def on_starting(_server: object) -> None:
+def on_starting(server: Any) -> None:
     """Set up logging after gunicorn, which has just cut its loggers off from the root."""
     configure_logging(_settings)
+    # Another class of workers, as a benchmark may give, knows nothing of our arbiter.
+    if issubclass(server.worker_class, Worker):
+        Arbiter.adopt(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Choose the worker's slot by those that live: none is lost, however a worker ended."""
     worker.slot = free_slot(other.slot for other in server.WORKERS.values())
+    worker.start_reason = getattr(server, "start_reason", None)
 
 
 def post_fork(_server: object, worker: Any) -> None:
-    """Take the slot, and give the worker less time than the arbiter waits for it.
-
-    With equal times, one request that does not end gets the worker killed just when it would
-    turn to its shutdown.
-    """
+    """Take the slot."""
     _slots.take(worker.slot)
-    worker.cfg.set("graceful_timeout", _requests_seconds)
 
 
 def child_exit(_server: object, worker: Any) -> None:

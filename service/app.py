@@ -25,6 +25,7 @@ from service.settings import Settings, load_settings
 from service.web import metrics, probes
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, nobody
+from service.web.draining import Drain
 from service.web.health_checks import health_engine, health_monitor
 from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         routes=[route for router in ROUTERS for route in router.routes],
     )
     app.state.settings = settings
+    app.state.drain = Drain()
     app.state.unit_of_work = UnitOfWork(
         Admission(
             "requests",

@@ -1,7 +1,7 @@
 """The settings of the whole service, checked against each other at start."""
 
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -15,12 +15,18 @@ from service.database.settings import (
     Environment,
     LayeredSettings,
     Seconds,
+    SecondsOrOff,
     SettingsError,
 )
 
 __all__ = ["DatabaseSettings", "Settings", "SettingsError", "load_settings"]
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+# What a process has left, when its time for open requests is over, to close its connections in.
+CLOSING_SECONDS: Final = 5
+# Where somebody may send requests who learns of readiness only by asking now and then.
+_DRAIN_SECONDS: Final = {"development": 0.0, "test": 0.0, "staging": 5.0, "production": 5.0}
 
 
 class Settings(LayeredSettings):
@@ -52,7 +58,15 @@ class Settings(LayeredSettings):
     health_timeout: Seconds = 2.0
     health_failure_threshold: Annotated[int, Field(ge=1, le=10)] = 2
     health_success_threshold: Annotated[int, Field(ge=1, le=10)] = 2
+    # From SIGTERM on, how long requests are still served while `/readyz` says no. Unless set, 0 in
+    # development and tests, else 5.
+    drain_seconds: SecondsOrOff
+    # Then, how long the requests that are open have to end.
     graceful_timeout: Seconds = 20.0
+    # When whoever sent SIGTERM sends SIGKILL, if known; checked against the times above.
+    termination_grace_seconds: Seconds | None = None
+    # Workers are replaced after so many requests, or up to a tenth more; 0 is never.
+    worker_max_requests: Annotated[int, Field(ge=0, le=10**9)] = 0
     database: DatabaseSettings = Field(exclude=True)
 
     @model_validator(mode="before")
@@ -61,6 +75,25 @@ class Settings(LayeredSettings):
         if values.get("environment", "development") == "development":
             values.setdefault("log_format", "console")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drain_where_requests_come_from_elsewhere(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # An environment that does not exist is refused with the rest.
+        values.setdefault("drain_seconds", _DRAIN_SECONDS.get(values.get("environment", ""), 0.0))
+        return values
+
+    @model_validator(mode="after")
+    def _shutdown_fits_the_grace_period(self) -> Self:
+        grace = self.termination_grace_seconds
+        if grace is not None and self.shutdown_seconds >= grace:
+            raise ValueError(
+                f"TERMINATION_GRACE_SECONDS: after {grace:g} s the process is killed, and to stop"
+                f" takes up to {self.shutdown_seconds:g} s: DRAIN_SECONDS {self.drain_seconds:g} +"
+                f" GRACEFUL_TIMEOUT {self.graceful_timeout:g} + {CLOSING_SECONDS} to close; lower"
+                " one of them, or raise the grace period"
+            )
+        return self
 
     @model_validator(mode="after")
     def _limits_fit_the_pool(self) -> Self:
@@ -83,10 +116,16 @@ class Settings(LayeredSettings):
         """The most database connections that the whole deployment opens at once."""
         return connection_demand(
             self.database,
-            workers=self.web_concurrency,
+            # One that is recycled has its successor beside it.
+            workers=self.web_concurrency + bool(self.worker_max_requests),
             replicas=self.replicas,
             streams=self.stream_limit,
         )
+
+    @property
+    def shutdown_seconds(self) -> float:
+        """The longest that the process takes to stop."""
+        return self.drain_seconds + self.graceful_timeout + CLOSING_SECONDS
 
     @property
     def admitted_requests(self) -> int:

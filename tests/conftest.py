@@ -56,7 +56,7 @@ def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in [*os.environ]:
         if name.startswith(("DATABASE_", "ADMISSION_", "HEALTH_", "APP_", "LOG_", "MIGRATE_")):
             monkeypatch.delenv(name)
-    for name in ("ENVIRONMENT", "HOST", "PORT", "REPLICAS", "WEB_CONCURRENCY"):
+    for name in ("ENVIRONMENT", "HOST", "PORT", "REPLICAS", "WEB_CONCURRENCY", "DRAIN_SECONDS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -88,11 +88,10 @@ def _monitored(request: Request) -> dict[str, Known]:
 
 
 def _all_checks(request: Request) -> dict[str, Known]:
-    drain = getattr(request.app.state, "drain", None)
     return {
         **_monitored(request),
         "startup": request.app.state.startup.outcome,
-        "drain": _DRAINING if drain is not None and drain.is_draining else PASSED,
+        "drain": _DRAINING if request.app.state.drain.is_draining else PASSED,
     }
 
 

@@ -42,10 +42,3 @@ def run(
             pytrace=False,
         )
     return done
-
-
-def closing_seconds() -> int:
-    """What gunicorn adds to `GRACEFUL_TIMEOUT` before it kills its workers."""
-    lines = (ROOT / "deploy" / "gunicorn.conf.py").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("CLOSING_SECONDS = "))
-    return int(line.rpartition(" ")[2])

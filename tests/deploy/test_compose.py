@@ -13,10 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.settings import Settings
+from service.settings import CLOSING_SECONDS, Settings
 from tests.deploy.conftest import Measured
 from tests.deploy.engine import inspect, require_engine
-from tests.deploy.support import ROOT, closing_seconds, run
+from tests.deploy.support import ROOT, run
 from tests.support.polling import eventually
 from tests.support.postgres import free_port
 
@@ -267,8 +267,11 @@ def test_readiness_tells_of_a_stopped_database(stack: Stack) -> None:
 
 
 def test_compose_waits_for_the_whole_shutdown(stack: Stack) -> None:
-    shutdown = Settings.model_fields["graceful_timeout"].default + closing_seconds()
-    assert stack.inspected("api")["Config"]["StopTimeout"] > shutdown
+    container = stack.inspected("api")["Config"]
+    variables = dict(variable.split("=", 1) for variable in container["Env"])
+    drain, graceful = variables["DRAIN_SECONDS"], Settings.model_fields["graceful_timeout"].default
+    assert "GRACEFUL_TIMEOUT" not in variables
+    assert container["StopTimeout"] > float(drain) + graceful + CLOSING_SECONDS
 
 
 def test_a_stop_is_graceful(stack: Stack, measured: Measured) -> None:
@@ -281,4 +284,4 @@ def test_a_stop_is_graceful(stack: Stack, measured: Measured) -> None:
     measured(f"docker compose stop api, with an idle connection open: {seconds:.1f} s")
     state = stack.inspected("api")["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    assert "Forcing close" not in stack.compose("logs", "--no-color", "api")
+    assert "broken off" not in stack.compose("logs", "--no-color", "api")

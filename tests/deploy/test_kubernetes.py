@@ -16,7 +16,7 @@ from service.database.settings import variable_names
 from service.settings import DatabaseSettings, Settings, load_settings
 from service.web import probes
 from tests.deploy.pod_security import containers, violations
-from tests.deploy.support import ROOT, closing_seconds, run
+from tests.deploy.support import ROOT, run
 
 Manifest = dict[str, Any]
 
@@ -233,14 +233,17 @@ def test_every_variable_is_a_setting(pod: Manifest, config: dict[str, str]) -> N
     assert {name.removesuffix("_FILE") for name in present} <= known
 
 
-def test_the_settings_accept_the_values(
-    config: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def settings(config: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """As the service reads them in a pod."""
     url = tmp_path / "database-url"
     url.write_text("postgresql://tidegate@db/tidegate\n")
     for name, value in {**config, "DATABASE_URL_FILE": str(url)}.items():
         monkeypatch.setenv(name, value)
-    settings = load_settings()
+    return load_settings()
+
+
+def test_the_settings_accept_the_values(settings: Settings, config: dict[str, str]) -> None:
     assert settings.environment == "production"
     assert settings.port == int(config["PORT"])
 
@@ -292,14 +295,14 @@ def test_no_secret_is_a_literal(manifests: list[Manifest], pod: Manifest) -> Non
 
 
 def test_the_kubelet_waits_for_the_whole_shutdown(
-    pod: Manifest, api: Manifest, config: dict[str, str]
+    pod: Manifest, api: Manifest, settings: Settings
 ) -> None:
-    shutdown = (
-        api["lifecycle"]["preStop"]["sleep"]["seconds"]
-        + float(config["GRACEFUL_TIMEOUT"])
-        + closing_seconds()
-    )
-    assert pod["terminationGracePeriodSeconds"] > shutdown
+    hook = api.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert settings.drain_seconds + hook >= 5, "the proxies need some time"
+    assert not (settings.drain_seconds and hook), "they need it once"
+    assert pod["terminationGracePeriodSeconds"] > hook + settings.shutdown_seconds
+    # So that the service does the sum as well, whatever an overlay changes.
+    assert settings.termination_grace_seconds == pod["terminationGracePeriodSeconds"]
 
 
 def test_connections_are_counted_for_every_pod_of_an_update(

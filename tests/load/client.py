@@ -2,13 +2,15 @@
 
 Unlike wrk they do as a 503 says: they wait as long as its `Retry-After`, and up to as long again at
 random, so that those who were turned away together do not come back together. A request without an
-answer in time fails, and its client connects anew.
+answer in time fails, and its client connects anew, as it does when an answer says that it is the
+last of its connection. SIGTERM ends them early.
 """
 
 import argparse
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +93,7 @@ class _Connection(asyncio.Protocol):
     """One connection, with one request at a time."""
 
     def __init__(self) -> None:
+        self.is_last = False
         self._received = b""
         self._answer: asyncio.Future[tuple[str, float]] | None = None
         self._transport: asyncio.Transport | None = None
@@ -110,6 +113,7 @@ class _Connection(asyncio.Protocol):
         }
         if len(body) >= int(headers.get("content-length", "0")):
             self._received = b""
+            self.is_last = headers.get("connection", "").strip().lower() == "close"
             pause = float(headers.get("retry-after", "0"))
             self._answer.set_result((status.split(" ")[1], pause))
 
@@ -154,7 +158,11 @@ class _Clients:
         connections = [await self._connect() for _ in range(self._plan.clients)]
         self._counted_from = time.monotonic() + self._plan.warm_up
         self._end = self._counted_from + self._plan.seconds
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         await asyncio.gather(*map(self._client, range(self._plan.clients), connections))
+
+    def _stop(self) -> None:
+        self._end = time.monotonic()
 
     async def _client(self, number: int, connection: _Connection | None) -> None:
         await asyncio.sleep(self._plan.warm_up * number / self._plan.clients)
@@ -170,8 +178,8 @@ class _Clients:
                 status = BROKEN
             if status in (TIMEOUT, BROKEN):
                 pause = _PAUSE_SECONDS
-                if connection is not None:
-                    connection.close()
+            if connection is not None and (status in (TIMEOUT, BROKEN) or connection.is_last):
+                connection.close()
                 connection = None
             now = time.monotonic()
             if now >= self._counted_from:

@@ -98,3 +98,13 @@ def migrate(url: str) -> None:
 def worker_name() -> str:
     """The name of this test process, for what only one process may use."""
     return os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+
+def fill(url: str, first: int, last: int, description: int, letter: str = "x") -> None:
+    """Insert products of these numbers, with descriptions of so many letters."""
+    execute(
+        url,
+        "INSERT INTO products (code, name, description, price)"  # noqa: S608 - nobody's input
+        f" SELECT 'P' || lpad(n::text, 9, '0'), 'Rope', repeat('{letter}', {description}), 1"
+        f" FROM generate_series({first}, {last}) AS n",
+    )

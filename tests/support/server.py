@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -75,9 +75,18 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
 
 
+def serve(_port: int) -> Sequence[str]:
+    """How the service is run, on the port that its settings name."""
+    return [PYTHON, "-m", "service", "serve"]
+
+
 @contextmanager
 def running_service(
-    directory: Path, variables: Mapping[str, str], *, ready: bool = True
+    directory: Path,
+    variables: Mapping[str, str],
+    *,
+    ready: bool = True,
+    command: Callable[[int], Sequence[str]] = serve,
 ) -> Iterator[Service]:
     """Run `tidegate serve` for as long as the context is open.
 
@@ -85,12 +94,13 @@ def running_service(
         directory: Where it works and its log lies.
         variables: Its settings.
         ready: Whether to wait until it is.
+        command: What to run instead, given the port.
     """
     port = free_port()
     log = directory / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [PYTHON, "-m", "service", "serve"],
+            command(port),
             cwd=directory,
             env=environment({"PORT": str(port), **variables}),
             stdout=output,

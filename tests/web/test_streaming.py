@@ -24,9 +24,9 @@ from service.product_catalog.repository import ProductRepository
 from service.web.client_watch import nobody
 from service.web.streaming import BrokenOffError, StreamResponse, StreamSessions
 from tests.product_catalog.support import renamed_table
-from tests.support.databases import TEMPLATE, PostgresDatabases, migrate, worker_name
+from tests.support.databases import TEMPLATE, PostgresDatabases, fill, migrate, worker_name
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer, execute
+from tests.support.postgres import PostgresServer
 from tests.support.raw_http import END, ask, rest
 from tests.support.scraping import scraped
 from tests.support.server import Service, running_service
@@ -39,16 +39,6 @@ PRODUCTS = 30_000
 # The least that the kernel lets a client have.
 SMALL_BUFFER = 4096
 MEBIBYTE = 1024 * 1024
-
-
-def fill(url: str, first: int, last: int, description: int, letter: str = "x") -> None:
-    """Insert products of these numbers, with descriptions of so many letters."""
-    execute(
-        url,
-        "INSERT INTO products (code, name, description, price)"  # noqa: S608 - nobody's input
-        f" SELECT 'P' || lpad(n::text, 9, '0'), 'Rope', repeat('{letter}', {description}), 1"
-        f" FROM generate_series({first}, {last}) AS n",
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,289 @@
+"""Stopping, reloading and recycling a real gunicorn: what clients get, and how long it takes."""
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+from tests.load.restarts import load, reloading, rolling
+from tests.support.databases import fill
+from tests.support.polling import eventually
+from tests.support.raw_http import END, ask, rest
+from tests.support.scraping import scrape, scraped, total
+from tests.support.server import PYTHON, ROOT, Service, running_service
+
+PRODUCTS = 20
+# As many as leave the machine time for what is tested; the benchmark has 32.
+CLIENTS = 8
+PRODUCT = b'{"code": "ROPE", "name": "Rope", "price": "19.90"}'
+# None of the clients is turned away because there are many.
+PATIENT = {"ADMISSION_QUEUE": "64", "ADMISSION_WAIT": "20"}
+
+
+@pytest.fixture
+def catalog_url(postgres_url: str) -> str:
+    """A database with some products, of the ids from 1 on."""
+    fill(postgres_url, 1, PRODUCTS, 2000)
+    return postgres_url
+
+
+@contextmanager
+def serving(directory: Path, url: str, **settings: object) -> Iterator[Service]:
+    variables = {name: str(value) for name, value in settings.items()}
+    fixed = {"DATABASE_URL": url, "ENVIRONMENT": "test", "LOG_FORMAT": "json"}
+    with running_service(directory, fixed | variables) as service:
+        yield service
+
+
+def begin_create(service: Service) -> socket.socket:
+    """Send the head of a request, and wait until the service has taken it."""
+    client = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    client.sendall(
+        b"POST /products HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(PRODUCT)
+    )
+    eventually(lambda: scraped(service, "http_server_active_requests") == 2)
+    return client
+
+
+def get(client: socket.socket, path: str) -> bytes:
+    """Ask over an open connection; the whole of a short answer, which comes in one piece."""
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return client.recv(1 << 16)
+
+
+def is_last(answer: bytes) -> bool:
+    """Whether a good answer says that it is the last of its connection."""
+    assert answer.startswith(b"HTTP/1.1 20")
+    return b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def status(service: Service, path: str) -> int:
+    """Over a connection of its own."""
+    return httpx2.get(f"http://127.0.0.1:{service.port}{path}", timeout=10).status_code
+
+
+def refuses(service: Service) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", service.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def ends_soon(service: Service) -> bool:
+    """Whether it ends well, and long before those times are over that nothing should wait for."""
+    return service.process.wait(timeout=10) == 0
+
+
+def until_end(client: socket.socket) -> bytes:
+    """What comes until the connection ends, well or not."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(1 << 20):
+            received += piece
+    return received
+
+
+def test_rolling_restarts_lose_no_request(tmp_path: Path, catalog_url: str) -> None:
+    outcome = rolling(partial(serving, tmp_path, catalog_url, DRAIN_SECONDS=1, **PATIENT),
+                      2, PRODUCTS, CLIENTS)  # fmt: skip
+    assert outcome.failed == {}
+    assert outcome.requests > 100
+
+
+def test_reloads_lose_no_request(tmp_path: Path, catalog_url: str) -> None:
+    with serving(tmp_path, catalog_url, WEB_CONCURRENCY=2, **PATIENT) as service:
+        outcome = reloading(service, 2, PRODUCTS, CLIENTS)
+        starts = partial(scraped, service, "service_worker_starts_total")
+        eventually(lambda: starts(reason="reload") == 4)
+        assert starts() == 6
+    assert outcome.failed == {}
+    assert outcome.requests > 100
+
+
+def test_recycled_workers_lose_no_request_and_are_never_missed(
+    tmp_path: Path, catalog_url: str
+) -> None:
+    with serving(tmp_path, catalog_url, WORKER_MAX_REQUESTS=200, **PATIENT) as service:
+        with load(service.port, PRODUCTS, CLIENTS) as running:
+            recycled = partial(scraped, service, "service_worker_starts_total", reason="recycled")
+            while recycled() < 2:
+                assert status(service, "/readyz") == 200
+        assert running.outcome is not None
+        assert running.outcome.failed == {}
+        assert scraped(service, "service_worker_starts_total", reason="died") == 0
+
+
+def test_stop_is_announced_then_serves_then_closes(tmp_path: Path, catalog_url: str) -> None:
+    with serving(tmp_path, catalog_url, WEB_CONCURRENCY=2, DRAIN_SECONDS=2) as service:
+        with (
+            socket.create_connection(("127.0.0.1", service.port), timeout=30) as kept,
+            begin_create(service) as creating,
+        ):
+            assert not is_last(get(kept, "/version"))
+            start = time.monotonic()
+            service.process.terminate()
+            eventually(lambda: status(service, "/readyz") == 503, within=2, every=0.01)
+            assert status(service, "/products/1") == 200, "requests are served"
+            assert status(service, "/livez") == 200
+            eventually(lambda: is_last(get(kept, "/version")), every=0.01)
+            assert 2 <= time.monotonic() - start < 4
+            assert kept.recv(1) == b""
+            eventually(lambda: refuses(service))
+            creating.sendall(PRODUCT)
+            answer = rest(creating)
+            assert answer.startswith(b"HTTP/1.1 201 ")
+            assert is_last(answer)
+        assert ends_soon(service)
+        assert not [e for e in service.events() if e["level"] in ("warning", "error", "critical")]
+
+
+def test_connection_that_was_not_read_yet_is_served(tmp_path: Path, sqlite_url: str) -> None:
+    """Also those that wait in the kernel while the only worker turns to its end."""
+    with serving(tmp_path, sqlite_url) as service:
+        clients = [
+            socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(50)
+        ]
+        service.process.terminate()
+        eventually(lambda: refuses(service))
+        for client in clients:
+            assert get(client, "/version").startswith(b"HTTP/1.1 200 ")
+            client.close()
+        assert ends_soon(service)
+
+
+def test_idle_connections_hold_up_no_stop(tmp_path: Path, sqlite_url: str) -> None:
+    with (
+        serving(tmp_path, sqlite_url) as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=30) as idle,
+    ):
+        get(idle, "/version")
+        service.process.terminate()
+        assert idle.recv(1) == b""
+        assert ends_soon(service)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_hurries(tmp_path: Path, sqlite_url: str, second: signal.Signals) -> None:
+    with serving(tmp_path, sqlite_url, DRAIN_SECONDS=60) as service, begin_create(service):
+        service.process.terminate()
+        eventually(lambda: status(service, "/readyz") == 503, within=2)
+        service.process.send_signal(second)
+        assert ends_soon(service)
+        assert "Perhaps out of memory" not in service.text(), "nobody was killed"
+
+
+def test_request_that_does_not_end_is_broken_off(tmp_path: Path, sqlite_url: str) -> None:
+    with serving(tmp_path, sqlite_url, GRACEFUL_TIMEOUT=1) as service:
+        with begin_create(service) as client:
+            service.process.terminate()
+            assert until_end(client) == b""
+        assert ends_soon(service)
+        (event,) = (e for e in service.events() if e["message"] == "connections are broken off")
+        assert event["connections"] == 1
+
+
+def test_stream_that_does_not_end_is_broken_off(tmp_path: Path, catalog_url: str) -> None:
+    fill(catalog_url, PRODUCTS + 1, 9000, 2000)
+    with serving(tmp_path, catalog_url, GRACEFUL_TIMEOUT=1, STREAM_STALL=60) as service:
+        with ask(service, "GET /products/export", receive_buffer=8192) as reader:
+            body = reader.recv(16)
+            assert body.startswith(b"HTTP/1.1 200 ")
+            service.process.terminate()
+            assert ends_soon(service)
+            body += until_end(reader)
+        assert not body.endswith(END)
+        assert body.count(b"\n") < 9000
+        assert "Traceback" not in service.text()
+
+
+def test_reader_that_was_cut_off_holds_up_no_stop(tmp_path: Path, catalog_url: str) -> None:
+    """What it was sent and never took waits in the transport, which would wait forever."""
+    fill(catalog_url, PRODUCTS + 1, 9000, 2000)
+    with (
+        serving(tmp_path, catalog_url, STREAM_STALL=0.3) as service,
+        ask(service, "GET /products/export", receive_buffer=8192) as reader,
+    ):
+        eventually(lambda: scraped(service, "service_streams_stalled_total") == 1)
+        service.process.terminate()
+        assert ends_soon(service)
+        assert "broken off" not in service.text()
+        assert reader.fileno() >= 0, "it is there all the time"
+
+
+def test_blocked_loop_is_replaced_and_its_stack_logged(tmp_path: Path, sqlite_url: str) -> None:
+    timeout = 2
+
+    def command(_port: int) -> list[str]:
+        config = str(ROOT / "deploy" / "gunicorn.conf.py")
+        return [PYTHON, "-m", "gunicorn", "--config", config, "--timeout", str(timeout),
+                "tests.support.blocking:create_app()"]  # fmt: skip
+
+    variables = {"DATABASE_URL": sqlite_url, "ENVIRONMENT": "test", "LOG_FORMAT": "json",
+                 "PYTHONPATH": str(ROOT)}  # fmt: skip
+    with running_service(tmp_path, variables, command=command) as service:
+        (blocked,) = service.workers()
+        start = time.monotonic()
+        with ask(service, "GET /block"):
+            eventually(lambda: blocked not in service.workers() and service.workers())
+            assert time.monotonic() - start <= timeout + 1
+        service.wait_until_ready()
+        messages = [event["message"] for event in service.events()]
+        (event,) = (e for e in service.events() if e["message"] == "event loop blocked")
+        last_boot = max(n for n, text in enumerate(messages) if text.startswith("Booting worker"))
+        assert messages.index("event loop blocked") < last_boot
+        assert event["level"] == "critical"
+        assert event["worker"] == blocked.pid
+        assert [line for line in event["stack"] if line.endswith(" in block")]
+        series = scrape(service)
+        assert total(series, "service_worker_starts_total", reason="blocked") == 1
+        assert total(series, "service_worker_starts_total") == 2
+
+
+def test_worker_that_dies_is_counted(tmp_path: Path, sqlite_url: str) -> None:
+    with serving(tmp_path, sqlite_url) as service:
+        service.workers()[0].kill()
+        eventually(lambda: "Perhaps out of memory" in service.text())
+        service.wait_until_ready()
+        assert scraped(service, "service_worker_starts_total", reason="died") == 1
+
+
+def test_drain_is_off_where_nobody_balances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db/tidegate")
+    found = {}
+    for environment in ("development", "test", "staging", "production"):
+        monkeypatch.setenv("ENVIRONMENT", environment)
+        found[environment] = load_settings().drain_seconds
+    assert found == {"development": 0, "test": 0, "staging": 5, "production": 5}
+
+
+def test_stop_that_would_be_cut_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DATABASE_URL": "postgresql://db/tidegate", "DRAIN_SECONDS": "5",
+                        "GRACEFUL_TIMEOUT": "20"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TERMINATION_GRACE_SECONDS", "31")
+    assert load_settings().shutdown_seconds == 30
+    monkeypatch.setenv("TERMINATION_GRACE_SECONDS", "30")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert len(str(refused.value).splitlines()) == 1
+    for part in ("TERMINATION_GRACE_SECONDS", "DRAIN_SECONDS", "GRACEFUL_TIMEOUT", "30 s"):
+        assert part in str(refused.value)
+
+
+def test_recycling_counts_the_successor_s_connections() -> None:
+    database = DatabaseSettings(url="postgresql://db/tidegate")
+    demand = [
+        Settings(database=database, web_concurrency=2, worker_max_requests=most).connection_demand
+        for most in (0, 1000)
+    ]
+    assert [each.workers for each in demand] == [2, 3]
