@@ -68,13 +68,26 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc] # untyped
         self._let_go()
 
     def reload(self) -> None:
-        """Read the configuration anew, and start as many workers again in place of the old."""
-        for worker in self._workers():
+        """Read the configuration anew, and start as many workers again in place of the old.
+
+        With a configuration that is refused, the old go on.
+        """
+        ages = {worker: worker.age for worker in self._staying()}
+        for worker in ages:
             self._replace(worker)
         self._vacancies.clear()
         self._is_reloading = True
-        super().reload()
-        self._is_reloading = False
+        try:
+            super().reload()
+        except SystemExit as refusal:
+            # A worker's process ends by it, too.
+            if os.getpid() != self.pid:
+                raise
+            for worker, age in ages.items():
+                worker.is_leaving, worker.age = False, age
+            log.error("not reloaded: the configuration is refused", reason=str(refusal))  # noqa: TRY400 - one line
+        finally:
+            self._is_reloading = False
 
     def reap_workers(self) -> None:
         """Take note of the workers that have ended."""

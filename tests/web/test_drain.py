@@ -257,6 +257,47 @@ def test_worker_that_dies_is_counted(tmp_path: Path, sqlite_url: str) -> None:
         assert scraped(service, "service_worker_starts_total", reason="died") == 1
 
 
+def test_reload_with_a_wrong_setting_leaves_the_server_as_it_is(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    with serving(tmp_path, sqlite_url) as service:
+        workers = service.workers()
+        (tmp_path / ".env").write_text("GRACEFUL_TIMEOUT=soon\n")
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "not reloaded" in service.text())
+        (event,) = (e for e in service.events() if e["message"].startswith("not reloaded"))
+        assert "GRACEFUL_TIMEOUT" in event["reason"]
+        assert service.workers() == workers
+        (tmp_path / ".env").write_text("GRACEFUL_TIMEOUT=3\n")
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: set(service.workers()).isdisjoint(workers), within=30)
+        assert status(service, "/readyz") == 200
+
+
+def test_worker_that_is_told_to_end_is_replaced_first(tmp_path: Path, sqlite_url: str) -> None:
+    with serving(tmp_path, sqlite_url) as service:
+        (worker,) = service.workers()
+        worker.terminate()
+        most = 0
+
+        def is_replaced() -> bool:
+            nonlocal most
+            workers = service.workers()
+            most = max(most, len(workers))
+            assert status(service, "/readyz") == 200
+            return worker not in workers
+
+        eventually(is_replaced, within=30)
+        assert most == 2
+        service.process.send_signal(signal.SIGTTIN)
+        eventually(lambda: len(service.workers()) == 2)
+        service.process.send_signal(signal.SIGTTOU)
+        eventually(lambda: len(service.workers()) == 1, within=30)
+        starts = scrape(service)
+        for reason, number in {"start": 2, "recycled": 1}.items():
+            assert total(starts, "service_worker_starts_total", reason=reason) == number
+
+
 def test_drain_is_off_where_nobody_balances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://db/tidegate")
     found = {}
