@@ -1,4 +1,4 @@
-"""gunicorn's own ASGI worker beside uvicorn-worker, in one run.
+"""The service's worker beside gunicorn's own ASGI worker and uvicorn-worker, in one run.
 
 Run `python -m tests.load.bench_gunicorn_workers`; it needs wrk. The server is pinned to one core
 and wrk to another; rounds are interleaved, so that a noisy machine is noisy for both; what is
@@ -24,7 +24,11 @@ from tests.support.databases import PostgresDatabases, migrate
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import PYTHON, ROOT, Service, environment
 
-WORKERS: Final = {"asgi": "asgi", "uvicorn-worker": "uvicorn_worker.UvicornWorker"}
+WORKERS: Final = {
+    "ours": "service.web.worker.Worker",
+    "asgi": "asgi",
+    "uvicorn-worker": "uvicorn_worker.UvicornWorker",
+}
 CLIENTS: Final = 32
 
 
