@@ -64,7 +64,7 @@ def begin(plan: Plan) -> subprocess.Popen[bytes]:
         plan: What they do.
 
     Returns:
-        What `answers` reads.
+        What `answers` reads. Terminated, they ask for nothing more, and end with what they have.
     """
     given = json.dumps(plan._asdict())
     return subprocess.Popen(
@@ -134,6 +134,11 @@ class _Connection(asyncio.Protocol):
         finally:
             timer.cancel()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it, as it may while nothing is asked."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -154,6 +159,7 @@ class _Clients:
         self.answers: list[Answer] = []
 
     async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         # First of all: a busy server under uvloop accepts one connection in each turn of its loop.
         connections = [await self._connect() for _ in range(self._plan.clients)]
         self._counted_from = time.monotonic() + self._plan.warm_up
@@ -169,7 +175,8 @@ class _Clients:
         while (sent := time.monotonic()) < self._end:
             pause = 0.0
             try:
-                connection = connection or await self._connect()
+                if connection is None or not connection.is_open:
+                    connection = await self._connect()
                 sent = time.monotonic()
                 status, pause = await connection.ask(self._request(), self._plan.timeout)
             except TimeoutError:
