@@ -25,7 +25,7 @@ OTHER_CORE: Final = (os.cpu_count() or 1) - 1
 PRODUCTS: Final = 10_000
 CONNECTIONS: Final = 10
 
-_FILL: Final = f"""
+FILL: Final = f"""
 INSERT INTO products (code, name, description, price)
 SELECT 'P-' || n, 'Shackle ' || n, 'A shackle for boats of ' || n % 23 || ' m.', n % 997 + 0.99
 FROM generate_series(1, {PRODUCTS}) AS n
@@ -66,7 +66,7 @@ def catalog() -> Iterator[tuple[PostgresServer, str]]:
         server.start()
         url = PostgresDatabases(server.url()).create("bench")
         migrate(url)
-        execute(url, _FILL)
+        execute(url, FILL)
         execute(url, "VACUUM ANALYZE products")
         yield server, url
     finally:

@@ -36,6 +36,8 @@ class PostgresServer(DatabaseServer):
 
     stop_signal = signal.SIGINT
     pid_file = "postmaster.pid"
+    # Where it is reached.
+    host = "127.0.0.1"
 
     def __init__(self, **settings: str) -> None:
         super().__init__("postgres")
@@ -46,7 +48,7 @@ class PostgresServer(DatabaseServer):
 
     def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
         """The URL of a database on this server."""
-        return f"{driver}://postgres:not-checked@127.0.0.1:{self.port}/{database}"
+        return f"{driver}://postgres:not-checked@{self.host}:{self.port}/{database}"
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
