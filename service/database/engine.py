@@ -15,6 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from service.database.deadline import current_limit
 from service.database.deadline_guard import guard
+from service.database.network_loss import notice_loss
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
 from service.database.pool_queue import PoolPolicy
@@ -301,6 +302,7 @@ def _prepare(engine: Engine, pool_name: str, settings: DatabaseSettings) -> Engi
         event.listen(engine, "begin", _begin_sqlite_transaction)
     elif engine.dialect.driver == "psycopg2":
         event.listen(engine, "checkin", _leave_autocommit)
+    notice_loss(engine)
     instrument(engine, pool_name=pool_name)
     guard(engine, settings.query_deadline)
     return engine
