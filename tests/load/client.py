@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     """What the clients do. Times are in seconds.
 
     The clients are connected, then begin one after another within `warm_up`, and what ends in it
-    does not count.
+    does not count. Who is not `patient` asks again at once, whatever a 503 says.
     """
 
     port: int
@@ -42,6 +42,7 @@ class Plan(NamedTuple):
     creates: float = 0.0
     timeout: float = 10.0
     warm_up: float = 1.0
+    patient: bool = True
 
 
 class Answer(NamedTuple):
@@ -191,7 +192,8 @@ class _Clients:
             now = time.monotonic()
             if now >= self._counted_from:
                 self.answers.append(Answer(sent, now - sent, status))
-            await self._wait(pause * self._random.uniform(1, 2))
+            if self._plan.patient or connection is None:
+                await self._wait(pause * self._random.uniform(1, 2))
         if connection is not None:
             connection.close()
 
