@@ -15,7 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from service.database.deadline import current_limit
 from service.database.deadline_guard import guard
-from service.database.network_loss import notice_loss
+from service.database.network_loss import SESSION_PARAMETERS, notice_loss
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.pool_events import instrument
 from service.database.pool_queue import PoolPolicy
@@ -219,8 +219,6 @@ def _policy(url: URL, settings: DatabaseSettings) -> PoolPolicy:
 
 
 def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-    # PostgreSQL takes 0 for no limit at all.
-    milliseconds = max(1, round(settings.statement_timeout * 1000))
     match url.drivername:
         case "postgresql+psycopg2":
             ours = {
@@ -230,10 +228,12 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 # The default is the server's encoding, which an old database may have as ASCII.
                 "client_encoding": "utf8",
             }
-            options = (
-                f"-c statement_timeout={milliseconds} "
-                f"-c client_connection_check_interval={_CONNECTION_CHECK_MILLISECONDS} "
-                f"{url.query.get('options', '')}"
+            parameters = _session_parameters(settings)
+            options = " ".join(
+                [
+                    *(f"-c {name}={value}" for name, value in parameters.items()),
+                    str(url.query.get("options", "")),
+                ]
             )
             # What the URL says is meant: hosted servers tell their tenants apart by `options`.
             return {
@@ -245,8 +245,7 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 "timeout": settings.connect_timeout,
                 "server_settings": {
                     "application_name": APPLICATION_NAME,
-                    "statement_timeout": str(milliseconds),
-                    "client_connection_check_interval": str(_CONNECTION_CHECK_MILLISECONDS),
+                    **_session_parameters(settings),
                 },
             }
         case "mariadb+pymysql" | "mariadb+aiomysql":
@@ -262,6 +261,16 @@ def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             return {name: value for name, value in ours.items() if name not in url.query}
         case _:
             return {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
+
+
+def _session_parameters(settings: DatabaseSettings) -> dict[str, str]:
+    """What each session of PostgreSQL is told when it begins."""
+    return {
+        # It takes 0 for no limit at all.
+        "statement_timeout": str(max(1, round(settings.statement_timeout * 1000))),
+        "client_connection_check_interval": str(_CONNECTION_CHECK_MILLISECONDS),
+        **SESSION_PARAMETERS,
+    }
 
 
 def autocommit_engine(engine: Engine) -> Engine:

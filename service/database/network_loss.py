@@ -27,6 +27,13 @@ _OPTIONS: Final = (
     ("IPPROTO_TCP", "TCP_KEEPIDLE", _QUIET_SECONDS),
     ("IPPROTO_TCP", "TCP_KEEPINTVL", _AGAIN_SECONDS),
 )
+# The same for PostgreSQL's end, which does not hear that we gave up: by its own default a session
+# stays for two hours, and `max_connections` counts it.
+SESSION_PARAMETERS: Final = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_user_timeout": "10000",
+}
 # libpq's own names for them. What the URL says is meant.
 _IN_URL: Final = {"keepalives", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"}
 

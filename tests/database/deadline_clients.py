@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final, NamedTuple
 
+import psycopg2
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +19,7 @@ from service.database.failures import DatabaseFailure, classify
 from service.database.settings import DatabaseSettings
 from tests.database.pools import PoolMetrics
 from tests.support.database_server import DatabaseServer
+from tests.support.postgres import PostgresServer
 
 LIMIT: Final = 0.4
 Work = Callable[[Connection], Any]
@@ -96,6 +98,20 @@ class TaskClient(ThreadClient):
 
 def select_one(connection: Connection) -> Any:
     return connection.scalar(text("SELECT 1"))
+
+
+def sessions(server: PostgresServer) -> list[Any]:
+    """What the sessions of a server are about, our own apart."""
+    connection = psycopg2.connect(server.url(), application_name="onlooker")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT state, query FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND application_name <> 'onlooker'"
+            )
+            return cursor.fetchall()
+    finally:
+        connection.close()
 
 
 def threads() -> set[str]:

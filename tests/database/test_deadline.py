@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg2
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,6 +31,7 @@ from tests.database.deadline_clients import (
     assert_gauges_agree,
     hang_within,
     select_one,
+    sessions,
     succeeds,
     threads,
 )
@@ -76,20 +76,6 @@ def client(make_client: MakeClient, faulty_server: PostgresServer) -> ThreadClie
 def sleep(seconds: float) -> Callable[[Connection], Any]:
     """A question that takes the server so long."""
     return lambda connection: connection.execute(text(f"SELECT pg_sleep({seconds})"))
-
-
-def sessions(server: PostgresServer) -> list[Any]:
-    """What the sessions of a server are about, our own apart."""
-    connection = psycopg2.connect(server.url(), application_name="onlooker")
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT state, query FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND application_name <> 'onlooker'"
-            )
-            return cursor.fetchall()
-    finally:
-        connection.close()
 
 
 def assert_recovers(client: ThreadClient, server: PostgresServer) -> None:

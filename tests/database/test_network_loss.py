@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from service.database.network_loss import _SOCKETS, LOSS_SECONDS
-from tests.database.deadline_clients import TaskClient, ThreadClient, select_one, succeeds
+from tests.database.deadline_clients import TaskClient, ThreadClient, select_one, sessions, succeeds
 from tests.faults import network
 from tests.support.polling import eventually
 
@@ -41,12 +42,16 @@ def test_a_question_into_nowhere_is_a_lost_connection(
 ) -> None:
     def cut_off(connection: Connection) -> None:
         select_one(connection)
+        # Until the answer is acknowledged, too, the server has something to send again.
+        time.sleep(0.5)
         far_server.network.drop_packets()
         select_one(connection)
 
-    assert client.fail(cut_off).was("connection_lost", after=LOSS_SECONDS, slack=2)
+    assert client.fail(cut_off).was("connection_lost", after=LOSS_SECONDS, slack=2.5)
     far_server.network.pass_packets()
     eventually(lambda: succeeds(client))
+    # Nobody has told the server of the one that was lost.
+    eventually(lambda: len(sessions(far_server)) == 1, within=15)
 
 
 def test_an_answer_that_never_comes_is_a_lost_connection(
