@@ -16,8 +16,8 @@ MOST_TO_SUCCESS: Final = 2.0
 MOST_OVER: Final = 1.0
 # Intervals from the recovery to a readiness that passes.
 MOST_INTERVALS: Final = 2
-# Seconds that a liveness probe may take; a kubelet waits for one.
-MOST_LIVENESS: Final = 0.5
+# Seconds that a liveness probe may take: for as long a kubelet waits, unless told otherwise.
+MOST_LIVENESS: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +37,11 @@ class Grid(NamedTuple):
 
     def rich(self, title: str) -> Table:
         """For a terminal."""
-        table = Table(*self.names, title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.padding = (0, 1, 0, 0)
+        for name in self.names:
+            # A check's path is broken where it can be read.
+            table.add_column(name.replace("`", "").replace("/readyz/", "/readyz\n/"))
         for cells in self.rows:
             table.add_row(*cells)
         return table
@@ -57,7 +62,7 @@ def _summary(result: Outcome | Skipped) -> Sequence[str]:
     return (
         result.fault.name,
         seconds(result.recovered - result.caused),
-        f"{said}; slowest {result.slowest_liveness * 1000:.0f} ms",
+        f"{said}; slowest {seconds(result.slowest_liveness)}",
         seconds(result.turned),
         "-" if result.turned is None else seconds(result.back),
         _got(result.during),
@@ -77,7 +82,7 @@ def brief(results: Sequence[Outcome | Skipped]) -> Grid:
 
 def _got(answers: Iterable[Answer]) -> str:
     """What clients got, all successes alike."""
-    return statuses("2xx" if each.is_success else each.status for each in answers) or "no answer"
+    return statuses("2xx" if each.is_success else each.status for each in answers) or "-"
 
 
 def by_second(outcome: Outcome) -> Grid:
@@ -87,8 +92,7 @@ def by_second(outcome: Outcome) -> Grid:
     first, last = (
         math.floor(instant - outcome.caused) for instant in (outcome.begun, outcome.stopped)
     )
-    names = ("second", "what happens", *(f"`{probe}`" for probe in probes),
-             "clients", "longest request")  # fmt: skip
+    names = ("second", *(f"`{probe}`" for probe in probes), "clients", "longest")
     # Whole seconds only.
     return Grid(names, [_second(outcome, number, probes) for number in range(first + 1, last)])
 
@@ -105,14 +109,9 @@ def _second(outcome: Outcome, number: int, probes: Sequence[str]) -> Sequence[st
     ]
     ended = [each for each in outcome.answers if start <= each.sent + each.seconds < start + 1]
     longest = max((each.seconds for each in ended), default=None)
-    happens = {"the fault": outcome.caused, "over": outcome.recovered}
+    happens = {"fault": outcome.caused, "over": outcome.recovered}
     return (
-        str(number),
-        ", ".join(
-            f"{what} ({instant - outcome.caused:.1f} s)"
-            for what, instant in happens.items()
-            if start <= instant < start + 1
-        ),
+        " ".join([str(number), *(what for what, at in happens.items() if start <= at < start + 1)]),
         *said,
         _got(ended),
         "-" if longest is None else seconds(longest),
@@ -125,7 +124,7 @@ def _changes(given: Iterable[str]) -> str:
     for status in given:
         if found[-1:] != [status]:
             found.append(status)
-    return " → ".join(found) or "no answer"
+    return "→".join(found) or "-"
 
 
 def show(result: Outcome | Skipped, console: Console) -> None:
