@@ -50,9 +50,10 @@ def run(fault: Fault, times: Times) -> Outcome:
             _pass(plan.warm_up)
             begun = time.monotonic()
             _pass(times.before)
-            caused = ending = time.monotonic()
+            caused = complete = ending = time.monotonic()
             fault.cause(server)
             if fault.lasts:
+                complete = time.monotonic()
                 _pass(caused + times.fault - time.monotonic())
                 ending = time.monotonic()
                 fault.end(server)
@@ -61,7 +62,18 @@ def run(fault: Fault, times: Times) -> Outcome:
             stopped = time.monotonic()
         clients.terminate()
         given = answers(clients)
-    return Outcome(fault, times, begun, caused, ending, recovered, stopped, observer.said, given)
+    return Outcome(
+        fault=fault,
+        times=times,
+        begun=begun,
+        caused=caused,
+        complete=complete,
+        ending=ending,
+        recovered=recovered,
+        stopped=stopped,
+        said=observer.said,
+        answers=given,
+    )
 
 
 def settings(url: str, times: Times) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Times:
     tolerance: float = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What was seen. Instants are of the monotonic clock.
 
@@ -47,6 +47,7 @@ class Outcome:
         times: How it was set up.
         begun: When the clients were at work.
         caused: When it was about to begin.
+        complete: When it had been caused.
         ending: When it was about to be ended.
         recovered: When the database could be reached again.
         stopped: When the observation ended.
@@ -58,6 +59,7 @@ class Outcome:
     times: Times
     begun: float
     caused: float
+    complete: float
     ending: float
     recovered: float
     stopped: float
@@ -78,7 +80,7 @@ class Outcome:
     def turned(self) -> float | None:
         """Seconds from the fault to the first failing answer of `/readyz`; None of none."""
         failing = self._failing()
-        return failing[0].asked - self.caused if failing else None
+        return max(0.0, failing[0].asked - self.complete) if failing else None
 
     @property
     def back(self) -> float | None:

@@ -49,7 +49,16 @@ def outcome(
     ]
     usual = [Answer(-0.1, 0.2, "200"), Answer(10.1, 0.1, "201")]
     return Outcome(
-        fault or Hung(), TIMES, -3.0, 0.0, 10.0, 10.0, 16.0, [liveness, *said], [*usual, *answers]
+        fault=fault or Hung(),
+        times=TIMES,
+        begun=-3.0,
+        caused=0.0,
+        complete=0.0,
+        ending=10.0,
+        recovered=10.0,
+        stopped=16.0,
+        said=[liveness, *said],
+        answers=[*usual, *answers],
     )
 
 

@@ -160,7 +160,6 @@ class _Clients:
         self.answers: list[Answer] = []
 
     async def run(self) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         # First of all: a busy server under uvloop accepts one connection in each turn of its loop.
         connections = [await self._connect() for _ in range(self._plan.clients)]
         self._counted_from = time.monotonic() + self._plan.warm_up
