@@ -29,6 +29,9 @@ def keep_identity(context: MigrationContext, *columns_and_defaults: Any) -> bool
 # SQLite numbers rows without the IDENTITY that the model asks for.
 DEFAULTS: dict[str, Any] = {"postgresql": True, "mariadb": keep_identity, "sqlite": False}
 
+# SQLite rolls DDL back as well, since the kit begins its transactions for real.
+TRANSACTIONAL = ("postgresql", "sqlite")
+
 
 def is_comparable(item: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
     """Leave out what a database cannot have: MariaDB has no index on an expression."""
@@ -48,8 +51,7 @@ def configure_and_run(connection: Connection) -> None:
         connection=connection,
         target_metadata=metadata,
         transaction_per_migration=True,
-        # SQLite rolls DDL back as well, since the kit begins its transactions for real.
-        transactional_ddl=connection.dialect.name in ("postgresql", "sqlite"),
+        transactional_ddl=connection.dialect.name in TRANSACTIONAL,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         compare_server_default=DEFAULTS[connection.dialect.name],
@@ -74,13 +76,18 @@ def run_online() -> None:
 
 
 def run_offline() -> None:
-    """Write the SQL instead of running it (`alembic upgrade --sql`)."""
-    url = DatabaseSettings.load().migration_url
+    """Write the SQL instead of running it."""
+    name = config.attributes.get("dialect_name")
+    name = name or DatabaseSettings.load().migration_url.get_backend_name()
     context.configure(
-        dialect_name=url.get_backend_name(),
+        # The kit's own dialect writes the tables' options.
+        dialect_name="mariadb+pymysql" if name == "mariadb" else name,
+        # A driver's own style would have each % of the SQL doubled.
+        dialect_opts={"paramstyle": "named"},
         target_metadata=metadata,
         literal_binds=True,
         transaction_per_migration=True,
+        transactional_ddl=name in TRANSACTIONAL,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -1,17 +1,25 @@
 """The revisions of this release, and where a database stands among them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Final
 
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
 import service.migrations
-from service.migrator.errors import HeadsError
+from service.migrator.errors import HeadsError, MigrationError
+
+_FILE_NAME: Final = "%(year)d_%(month).2d_%(day).2d_%(hour).2d%(minute).2d-%(rev)s_%(slug)s"
+ENVIRONMENT: Final = Path(*service.migrations.__path__)
 
 
 class SchemaState(StrEnum):
@@ -46,15 +54,39 @@ class SchemaStatus:
         return self.state is not SchemaState.BEHIND
 
 
+class Phase(StrEnum):
+    """What a revision does to the release before it."""
+
+    # It goes on working.
+    EXPAND = "expand"
+    # What only it needs is taken away.
+    CONTRACT = "contract"
+
+
 class Revisions:
-    """The revisions that this release ships."""
+    """The revisions that this release ships, or those of a directory.
+
+    Args:
+        versions: Where the files of the revisions lie; beside Alembic's environment when left out.
+    """
+
+    def __init__(self, versions: Path | None = None) -> None:
+        self._versions = versions or ENVIRONMENT / "versions"
 
     @cached_property
     def config(self) -> Config:
         """Alembic's configuration, without any file."""
         config = Config()
-        config.set_main_option("script_location", str(Path(*service.migrations.__path__)))
-        config.set_main_option("path_separator", "os")
+        options = {
+            "script_location": str(ENVIRONMENT),
+            "version_locations": str(self._versions),
+            "path_separator": "os",
+            "file_template": _FILE_NAME,
+            "timezone": "UTC",
+        }
+        for name, value in options.items():
+            # The configuration's own format takes a single one for a reference.
+            config.set_main_option(name, value.replace("%", "%%"))
         return config
 
     @cached_property
@@ -81,6 +113,31 @@ class Revisions:
         """All revisions by their identifier, from the first to the last."""
         return {script.revision: script for script in reversed([*self.scripts.walk_revisions()])}
 
+    def between(self, start: str | None, end: str = "head") -> list[Script]:
+        """The revisions behind one, up to another one, from the first to the last.
+
+        Args:
+            start: A revision, or how it begins; None for all from the first one.
+            end: The last one, or how it begins.
+
+        Raises:
+            MigrationError: There is no such revision, or no way from one to the other.
+        """
+        try:
+            return [*self.scripts.iterate_revisions(end, start or "base")][::-1]
+        except (CommandError, RevisionError) as error:
+            raise MigrationError(str(error)) from error
+
+    def run(self, work: Callable[[Any, MigrationContext], Any], **options: Any) -> None:
+        """Run Alembic's environment.
+
+        Args:
+            work: Given what is applied and the context, what to apply.
+            options: Alembic's own, such as `as_sql`.
+        """
+        with EnvironmentContext(self.config, self.scripts, fn=work, **options):
+            self.scripts.run_env()
+
     def status(self, connection: Connection) -> SchemaStatus:
         """Compare a database with this release.
 
@@ -103,3 +160,17 @@ class Revisions:
         """A revision with the first line of its description."""
         script = self.known.get(revision)
         return f"{revision} {script.doc}" if script else revision
+
+
+def phase_of(script: Script) -> Phase:
+    """What a revision says that it is.
+
+    Raises:
+        MigrationError: It says nothing that is known.
+    """
+    try:
+        return Phase(script.module.phase)
+    except (AttributeError, ValueError):
+        raise MigrationError(
+            f'{Path(script.path).name}: write phase = "expand" or phase = "contract"'
+        ) from None
