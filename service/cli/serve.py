@@ -40,11 +40,12 @@ def _serve_for_development(settings: "Settings") -> None:
 
     from service.database.urls import is_memory
     from service.migrator import runner
+    from service.migrator.events import Events, text_sink
     from service.web.logging import configure_logging
 
     configure_logging(settings)
     if not is_memory(settings.database.sync_url):
-        runner.up(settings.database, wait=10, report=typer.echo)
+        runner.up(settings.database, wait=10, events=Events(text_sink(typer.echo)))
     address = f"http://{settings.host}:{settings.port}"
     typer.echo(f"products  {address}/products")
     typer.echo(f"docs      {address}/docs")

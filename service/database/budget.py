@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, text
 
 from service.database.settings import DatabaseSettings
 
-# The runner's lock has a connection of its own, beside the one that migrates.
+# The runner looks by a second one who blocks the first.
 MIGRATION_CONNECTIONS: Final = 2
 # The health checks' own connection, so that a full pool does not look like a dead database.
 HEALTH_CONNECTIONS: Final = 1

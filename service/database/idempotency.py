@@ -68,8 +68,15 @@ class IdempotencyKey(Base):
     location: Mapped[str | None] = mapped_column(String(2000))
     etag: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime]
+    # None where a release wrote it that had no such column; then it is `RETENTION` later.
+    expires_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+    __table_args__ = (Index("ix_idempotency_keys_expires_at", "expires_at"),)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether its time is over."""
+        return (self.expires_at or self.created_at + RETENTION) < utc_now()
 
 
 def answer_once(
@@ -102,12 +109,19 @@ def forget_old_keys(session: Session) -> None:
     Args:
         session: The session to work in.
     """
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < _oldest()))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))
 
 
 def _do(work: Callable[[Session], Answer], scope: str, key: str, fingerprint: str) -> Answer:
     with write_session() as session:
-        row = IdempotencyKey(scope=scope, key=key, fingerprint=fingerprint, created_at=utc_now())
+        now = utc_now()
+        row = IdempotencyKey(
+            scope=scope,
+            key=key,
+            fingerprint=fingerprint,
+            created_at=now,
+            expires_at=now + RETENTION,
+        )
         session.add(row)
         try:
             session.flush()
@@ -126,7 +140,7 @@ def _find(scope: str, key: str, fingerprint: str) -> Answer | None:
         row = session.get(IdempotencyKey, (scope, key))
         if row is None:
             return None
-        if row.created_at < _oldest():
+        if row.is_past:
             session.delete(row)
             session.commit()
             return None
@@ -139,7 +153,3 @@ def _find(scope: str, key: str, fingerprint: str) -> Answer | None:
         etag=row.etag,
         is_replayed=True,
     )
-
-
-def _oldest() -> datetime:
-    return utc_now() - RETENTION

@@ -6,7 +6,9 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection
 
-from service.database import DatabaseSettings, create_db_engine, idempotency, metadata
+from service.database import DatabaseSettings, idempotency, metadata
+from service.migrator.connections import migration_engine
+from service.migrator.history import BOOKKEEPING_TABLES
 from service.product_catalog import models
 
 # Importing the models is what fills the metadata; name each domain's module here.
@@ -34,8 +36,13 @@ TRANSACTIONAL = ("postgresql", "sqlite")
 
 
 def is_comparable(item: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
-    """Leave out what a database cannot have: MariaDB has no index on an expression."""
-    del name, reflected, other
+    """Leave out what is not the models', and what a database cannot have.
+
+    MariaDB has no index on an expression.
+    """
+    del reflected, other
+    if kind == "table":
+        return name not in BOOKKEEPING_TABLES
     if kind != "index" or context.get_context().dialect.name != "mariadb":
         return True
     return all(isinstance(expression, Column) for expression in item.expressions)
@@ -68,11 +75,8 @@ def run_online() -> None:
     if connection is not None:
         configure_and_run(connection)
         return
-    settings = DatabaseSettings.load()
-    engine = create_db_engine(settings.migration_url, settings=settings, pool_name="migrations")
-    with engine.connect() as own:
+    with migration_engine(DatabaseSettings.load()) as engine, engine.connect() as own:
         configure_and_run(own)
-    engine.dispose()
 
 
 def run_offline() -> None:

@@ -3,15 +3,15 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from alembic.runtime.migration import MigrationContext
+from alembic import command
 from alembic.script import Script
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.migrator.errors import MigrationError, first_line
-from service.migrator.revisions import Phase, Revisions, phase_of
+from service.migrator.phases import Phase, phase_of
+from service.migrator.revisions import Revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,12 @@ def render(
 
 
 def _render(revisions: Revisions, script: Script, dialect_name: str) -> RenderedRevision:
-    def work(applied: Any, context: MigrationContext) -> Any:
-        del context
-        return revisions.scripts._upgrade_revs(script.revision, applied)  # noqa: SLF001 - as Alembic's own commands do
-
     buffer = io.StringIO()
     revisions.config.output_buffer = buffer
     revisions.config.attributes["dialect_name"] = dialect_name
     try:
-        revisions.run(
-            work,
-            as_sql=True,
-            starting_rev=script.down_revision or "base",
-            destination_rev=script.revision,
+        command.upgrade(
+            revisions.config, f"{script.down_revision or 'base'}:{script.revision}", sql=True
         )
     except (CommandError, SQLAlchemyError) as error:
         raise MigrationError(

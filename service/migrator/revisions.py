@@ -1,14 +1,10 @@
 """The revisions of this release, and where a database stands among them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
@@ -16,62 +12,26 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
 import service.migrations
-from service.migrator.errors import HeadsError, MigrationError
+from service.migrator.errors import HeadsError, MigrationError, UsageError
+from service.migrator.history import read_history
+from service.migrator.schema_status import SchemaState, SchemaStatus, status_ahead
 
 _FILE_NAME: Final = "%(year)d_%(month).2d_%(day).2d_%(hour).2d%(minute).2d-%(rev)s_%(slug)s"
+__all__ = ["Revisions", "SchemaState", "SchemaStatus"]
+
 ENVIRONMENT: Final = Path(*service.migrations.__path__)
-
-
-class SchemaState(StrEnum):
-    """How a database's schema compares with what this release expects."""
-
-    CURRENT = "current"
-    BEHIND = "behind"
-    # A later release has migrated. Until a revision can be told to take something away, that
-    # counts as compatible: refusing it would eject every old pod at the first new one.
-    AHEAD = "ahead"
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaStatus:
-    """Where a database stands.
-
-    Args:
-        state: The verdict.
-        current: Its revision, or None for a database without any.
-        head: The last revision of this release.
-        pending: What `up` would apply, in order.
-    """
-
-    state: SchemaState
-    current: str | None
-    head: str
-    pending: tuple[str, ...]
-
-    @property
-    def is_compatible(self) -> bool:
-        """Whether this release works with it: what a later one has added is in nobody's way."""
-        return self.state is not SchemaState.BEHIND
-
-
-class Phase(StrEnum):
-    """What a revision does to the release before it."""
-
-    # It goes on working.
-    EXPAND = "expand"
-    # What only it needs is taken away.
-    CONTRACT = "contract"
+VERSIONS: Final = ENVIRONMENT / "versions"
 
 
 class Revisions:
     """The revisions that this release ships, or those of a directory.
 
     Args:
-        versions: Where the files of the revisions lie; beside Alembic's environment when left out.
+        versions: Where the files of the revisions lie; those of this release when left out.
     """
 
     def __init__(self, versions: Path | None = None) -> None:
-        self._versions = versions or ENVIRONMENT / "versions"
+        self._versions = versions or VERSIONS
 
     @cached_property
     def config(self) -> Config:
@@ -128,18 +88,39 @@ class Revisions:
         except (CommandError, RevisionError) as error:
             raise MigrationError(str(error)) from error
 
-    def run(self, work: Callable[[Any, MigrationContext], Any], **options: Any) -> None:
-        """Run Alembic's environment.
+    def above(self, target: str, current: str | None) -> list[Script]:
+        """The revisions to take back to get somewhere, the last one first.
 
         Args:
-            work: Given what is applied and the context, what to apply.
-            options: Alembic's own, such as `as_sql`.
+            target: The revision to end at, how it begins, "base" for none, or "-1" for one step.
+            current: The revision of the database.
+
+        Raises:
+            UsageError: There are not so many.
+            MigrationError: There is no such revision, or no way to it.
         """
-        with EnvironmentContext(self.config, self.scripts, fn=work, **options):
-            self.scripts.run_env()
+        if current is None:
+            return []
+        if not target.startswith("-"):
+            return self.between(None if target == "base" else target, current)[::-1]
+        steps = self.between(None, current)[::-1]
+        if not target[1:].isdecimal() or not 0 < int(target[1:]) <= len(steps):
+            raise UsageError(f"{target}: there are {len(steps)} revisions to take back")
+        return steps[: int(target[1:])]
+
+    def applied(self, heads: tuple[str, ...]) -> list[Script]:
+        """The revisions of a database, from the first to the last.
+
+        Args:
+            heads: Where it stands; all of them known here.
+        """
+        return [*self.scripts.iterate_revisions(heads, "base")][::-1] if heads else []
 
     def status(self, connection: Connection) -> SchemaStatus:
         """Compare a database with this release.
+
+        Args:
+            connection: It is asked two or three things, and left as it is.
 
         Raises:
             HeadsError: This release has no single head.
@@ -147,11 +128,9 @@ class Revisions:
         current = MigrationContext.configure(connection).get_current_heads()
         unknown = [revision for revision in current if revision not in self.known]
         if unknown:
-            return SchemaStatus(SchemaState.AHEAD, unknown[0], self.head, ())
-        applied = {
-            script.revision
-            for script in self.scripts.iterate_revisions(current, "base")
-        } if current else set()  # fmt: skip
+            history = read_history(connection)
+            return status_ahead(unknown[0], self.head, [*self.known], history)
+        applied = {script.revision for script in self.applied(current)}
         pending = tuple(revision for revision in self.known if revision not in applied)
         state = SchemaState.BEHIND if pending else SchemaState.CURRENT
         return SchemaStatus(state, current[0] if current else None, self.head, pending)
@@ -160,17 +139,3 @@ class Revisions:
         """A revision with the first line of its description."""
         script = self.known.get(revision)
         return f"{revision} {script.doc}" if script else revision
-
-
-def phase_of(script: Script) -> Phase:
-    """What a revision says that it is.
-
-    Raises:
-        MigrationError: It says nothing that is known.
-    """
-    try:
-        return Phase(script.module.phase)
-    except (AttributeError, ValueError):
-        raise MigrationError(
-            f'{Path(script.path).name}: write phase = "expand" or phase = "contract"'
-        ) from None

@@ -1,186 +1,248 @@
-"""Bringing a database to this release's schema."""
+"""Bringing a database to this release's schema, or back, while every other runner waits."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
 
-from alembic import command
-from alembic.util.exc import CommandError
-from sqlalchemy import URL, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from alembic.script import Script
+from sqlalchemy import Connection, Engine
 
-from service.database import DatabaseSettings, create_db_engine
-from service.database.failures import AuthenticationFailed, DatabaseMissing, classify
-from service.database.mariadb import connect_arguments
-from service.migrator.errors import MigrationError, UnreachableError
+from service.database import DatabaseSettings
+from service.database.engine import autocommit_engine
+from service.migrator.applying import Applier
+from service.migrator.cancellation import Cancellation
+from service.migrator.connections import migration_engine, wait_for_database
+from service.migrator.errors import (
+    MigrationError,
+    UsageError,
+)
+from service.migrator.events import Events
+from service.migrator.history import (
+    HISTORY_TABLE,
+    AppliedRevision,
+    accept,
+    adopt,
+    read_history,
+    verify_checksums,
+)
 from service.migrator.lock import runner_lock
-from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
-
-_POLL_SECONDS: Final = 0.5
-# DDL that waits for a lock makes every later reader of the table wait behind it.
-_LOCK_SECONDS: Final = 5
-_APPLICATION_NAME: Final = "tidegate-migrate"
-# The runner's lock is a session that says nothing for as long as the revisions take.
-_LONGEST_SILENCE: Final = 31_536_000
-_PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
-
-# Building an index on a large table may take hours.
-_LONGEST_STATEMENT: Final = 86_400.0
-
-Report = Callable[[str], None]
+from service.migrator.phases import describe, irreversible_reason, phase_of
+from service.migrator.retrying import Retrier
+from service.migrator.revisions import Revisions
+from service.migrator.schema_status import SchemaState, SchemaStatus, refuse_incompatible
+from service.migrator.settings import MigratorSettings
 
 
-@contextmanager
-def migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
-    """An engine for schema changes: by `MIGRATE_DATABASE_URL`, with all the time they take.
-
-    Timeouts are connection options, because a `SET` would open a transaction before Alembic does.
-    """
-    url = settings.migration_url
-    settings = settings.model_copy(update={"query_deadline": _LONGEST_STATEMENT})
-    options = {"connect_args": _connect_args(url, settings)}
-    engine = create_db_engine(url, settings=settings, pool_name="migrations", **options)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-def wait_for_database(engine: Engine, *, wait: float, report: Report) -> None:
-    """Return as soon as the database takes a connection.
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Changes the schema of one database.
 
     Args:
-        engine: The database.
-        wait: Seconds to keep trying.
-        report: Told once that there is something to wait for.
-
-    Raises:
-        UnreachableError: It did not in time; at once when it refuses the user or has no
-            database of that name, which waiting does not mend.
+        settings: The database.
+        limits: The timeouts; read from the environment by `runner()`.
+        revisions: What can be applied.
+        events: Told what happens.
+        cancellation: Ends it.
+        wait: Seconds to wait for the database, and then for another runner.
     """
-    deadline = time.monotonic() + wait
-    told = False
-    while True:
-        try:
-            with engine.connect():
-                return
-        except SQLAlchemyError as error:
-            failure = classify(error)
-            reason = failure.reason if failure else "error"
-            final = isinstance(failure, AuthenticationFailed | DatabaseMissing)
-            if final or time.monotonic() >= deadline:
-                raise UnreachableError(
-                    f"cannot connect to {_place(engine)}: {reason}; "
-                    f"check {'the URL' if final else 'that it runs and can be reached'}"
-                ) from error
-            if not told:
-                report(f"waiting for {_place(engine)}: {reason}")
-                told = True
-        time.sleep(_POLL_SECONDS)
+
+    settings: DatabaseSettings
+    limits: MigratorSettings
+    revisions: Revisions
+    events: Events
+    cancellation: Cancellation
+    wait: float
+
+    def up(self, accepted: Sequence[str] = ()) -> SchemaStatus:
+        """Apply what is pending.
+
+        Args:
+            accepted: Applied revisions whose files were edited and do the same as before.
+
+        Returns:
+            Where the database stood before.
+
+        Raises:
+            UnreachableError: The database does not answer.
+            LockBusyError: Another runner takes longer than `wait`.
+            LockRetriesError: Others held a table for longer than the budget.
+            AheadError: A later release took something away.
+            HeadsError: This release has no single head.
+            ChecksumError: The file of an applied revision was edited.
+            UsageError: The database is a replica, or behind a transaction pool.
+            StoppedError: Somebody stopped it.
+            MigrationError: A revision failed; those before it stay applied.
+        """
+        self._check_graph()
+        with self.connected() as engine:
+            before, history = self._look(engine, accepted)
+            if before.state is SchemaState.AHEAD:
+                return before
+            is_done = before.state is SchemaState.CURRENT and self._is_complete(before, history)
+            if is_done and not accepted:
+                return before
+            with self._locked(engine) as connection:
+                # The runner that had the lock may have done it all.
+                now, history = self._look(engine, accepted)
+                retrier = self._retrier(engine, connection)
+                if accepted or not self._is_complete(now, history):
+                    self._adopt(connection, retrier, accepted)
+                pending = [self.revisions.known[name] for name in now.pending]
+                self._plan("up", pending)
+                applier = self._applier(connection, retrier)
+                for script in pending:
+                    self.cancellation.check()
+                    applier.upgrade(script)
+            return before
+
+    def down(self, target: str) -> list[str]:
+        """Take back the revisions behind one.
+
+        Args:
+            target: The revision to end at, how it begins, "base" for none, or "-1" for one step.
+
+        Returns:
+            What was taken back, the last one first.
+
+        Raises:
+            MigrationError: As `up`, or one of them cannot be taken back: then none is.
+        """
+        self._check_graph()
+        with self.connected() as engine, self._locked(engine) as connection:
+            found, history = self._look(engine, ())
+            if found.state is SchemaState.AHEAD:
+                raise MigrationError(
+                    f"only a later release can take back {found.current}, the database's revision"
+                )
+            scripts = self.revisions.above(target, found.current)
+            for script in scripts:
+                if reason := irreversible_reason(script):
+                    raise MigrationError(f"{script.revision} cannot be taken back: {reason}")
+            retrier = self._retrier(engine, connection)
+            if not self._is_complete(found, history):
+                self._adopt(connection, retrier, ())
+            self._plan("down", scripts)
+            applier = self._applier(connection, retrier)
+            for script in scripts:
+                self.cancellation.check()
+                applier.downgrade(script)
+            return [script.revision for script in scripts]
+
+    def _check_graph(self) -> None:
+        _ = self.revisions.head
+        for script in self.revisions.known.values():
+            phase_of(script)
+
+    @contextmanager
+    def connected(self) -> Iterator[Engine]:
+        """The database, once it takes connections."""
+        with migration_engine(self.settings, self.limits) as engine:
+            wait_for_database(
+                engine, wait=self.wait, events=self.events, cancellation=self.cancellation
+            )
+            yield engine
+
+    @contextmanager
+    def _locked(self, engine: Engine) -> Iterator[Connection]:
+        with runner_lock(
+            engine, wait=self.wait, events=self.events, cancellation=self.cancellation
+        ) as connection:
+            yield connection
+
+    def _look(
+        self, engine: Engine, accepted: Sequence[str]
+    ) -> tuple[SchemaStatus, dict[str, AppliedRevision] | None]:
+        """Where the database stands; refuses one that this release cannot change."""
+        # Without a transaction: one of SQLite's would wait for every writer.
+        with autocommit_engine(engine).connect() as connection:
+            found = self.revisions.status(connection)
+            history = read_history(connection)
+        refuse_incompatible(found)
+        if unknown := [name for name in accepted if name not in self.revisions.known]:
+            raise UsageError(f"there is no revision {', '.join(unknown)} to accept")
+        if found.state is not SchemaState.AHEAD:
+            verify_checksums(history or {}, self._applied(found, accepted))
+        return found, history
+
+    def _applied(self, found: SchemaStatus, leaving: Sequence[str] = ()) -> list[Script]:
+        left = {*found.pending, *leaving}
+        return [script for name, script in self.revisions.known.items() if name not in left]
+
+    def _is_complete(self, found: SchemaStatus, history: dict[str, AppliedRevision] | None) -> bool:
+        return history is not None and all(
+            script.revision in history for script in self._applied(found)
+        )
+
+    def _adopt(self, connection: Connection, retrier: Retrier, accepted: Sequence[str]) -> None:
+        """Bring the history up to date with what the database has."""
+
+        def work() -> None:
+            new = adopt(connection, self._applied(self.revisions.status(connection)))
+            for name in accepted:
+                accept(connection, self.revisions.known[name])
+            connection.commit()
+            if new:
+                self.events.emit("history_adopted", revisions=new)
+
+        limits = self.limits
+        retrier.run(
+            HISTORY_TABLE, work, lock=limits.lock_timeout, statement=limits.statement_timeout
+        )
+
+    def _retrier(self, engine: Engine, connection: Connection) -> Retrier:
+        return Retrier(
+            engine,
+            connection,
+            limits=self.limits,
+            events=self.events,
+            cancellation=self.cancellation,
+        )
+
+    def _applier(self, connection: Connection, retrier: Retrier) -> Applier:
+        return Applier(
+            connection, retrier, revisions=self.revisions, limits=self.limits, events=self.events
+        )
+
+    def _plan(self, direction: str, scripts: Sequence[Script]) -> None:
+        self.events.emit(
+            "plan",
+            direction=direction,
+            revisions=[describe(script, self.limits) for script in scripts],
+        )
 
 
-def status(settings: DatabaseSettings) -> SchemaStatus:
-    """Compare the database with this release.
-
-    Raises:
-        UnreachableError: The database does not answer.
-        HeadsError: This release has no single head.
-    """
-    with migration_engine(settings) as engine:
-        wait_for_database(engine, wait=0, report=lambda _: None)
-        with engine.connect() as connection:
-            return Revisions().status(connection)
-
-
-def up(settings: DatabaseSettings, *, wait: float, report: Report = lambda _: None) -> SchemaStatus:
-    """Apply what is pending, while every other runner waits.
+def make_runner(  # noqa: PLR0913 - what a runner consists of, each with a default
+    settings: DatabaseSettings | None = None,
+    *,
+    wait: float = 60.0,
+    events: Events | None = None,
+    limits: MigratorSettings | None = None,
+    revisions: Revisions | None = None,
+    cancellation: Cancellation | None = None,
+) -> Runner:
+    """A runner for a database; what is left out is read from the environment, or does nothing.
 
     Args:
         settings: The database.
         wait: Seconds to wait for the database, and then for another runner.
-        report: Told in one line what happens.
-
-    Returns:
-        Where the database stood before.
+        events: Told what happens.
+        limits: The timeouts.
+        revisions: What can be applied.
+        cancellation: Ends it.
 
     Raises:
-        UnreachableError: The database does not answer.
-        LockBusyError: Another runner takes longer than `wait`.
-        HeadsError: This release has no single head.
-        MigrationError: A revision failed; it is rolled back, those before it stay applied. On
-            MariaDB, where each DDL statement commits, what it did before stays too.
+        SettingsError: A setting is wrong.
     """
-    revisions = Revisions()
-    _ = revisions.head
-    with migration_engine(settings) as engine:
-        wait_for_database(engine, wait=wait, report=report)
-        before = _status(engine, revisions)
-        if before.state is not SchemaState.BEHIND:
-            return before
-        with runner_lock(engine, wait=wait):
-            # The runner that had the lock may have done it all.
-            if _status(engine, revisions).state is SchemaState.BEHIND:
-                _upgrade(engine, revisions, report)
-        return before
+    return Runner(
+        settings=settings or DatabaseSettings.load(),
+        limits=limits or MigratorSettings.load(),
+        revisions=revisions or Revisions(),
+        events=events or Events(),
+        cancellation=cancellation or Cancellation(),
+        wait=wait,
+    )
 
 
-def _status(engine: Engine, revisions: Revisions) -> SchemaStatus:
-    with engine.connect() as connection:
-        return revisions.status(connection)
-
-
-def _upgrade(engine: Engine, revisions: Revisions, report: Report) -> None:
-    def on_version_apply(*, step: Any, **_: Any) -> None:
-        report(f"applied {revisions.title(step.up_revision_id)}")
-
-    with engine.connect() as connection:
-        revisions.config.attributes.update(connection=connection, on_version_apply=on_version_apply)
-        try:
-            command.upgrade(revisions.config, "head")
-        except (SQLAlchemyError, CommandError) as error:
-            first_line = str(error).partition("\n")[0]
-            raise MigrationError(
-                f"a revision failed: {first_line}{_left_behind(engine)}"
-            ) from error
-
-
-def _left_behind(engine: Engine) -> str:
-    """What to know after a failure where a revision is not rolled back."""
-    if engine.dialect.name != "mariadb":
-        return ""
-    return "; MariaDB keeps what the revision did before: undo that by hand, then run it again"
-
-
-def _connect_args(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
-    match url.get_backend_name():
-        case "postgresql":
-            return {
-                "connect_timeout": max(2, round(settings.connect_timeout)),
-                "application_name": _APPLICATION_NAME,
-                "client_encoding": "utf8",
-                "options": f"-c lock_timeout={_LOCK_SECONDS}s"
-                " -c client_connection_check_interval=1s",
-            }
-        case "mariadb":
-            names = ("lock_wait_timeout", "innodb_lock_wait_timeout")
-            return connect_arguments(
-                url.get_driver_name(),
-                connect_timeout=settings.connect_timeout,
-                statement_timeout=None,
-                name=_APPLICATION_NAME,
-                variables={
-                    **dict.fromkeys(names, str(_LOCK_SECONDS)),
-                    "wait_timeout": str(_LONGEST_SILENCE),
-                },
-            )
-        case _:
-            return {}
-
-
-def _place(engine: Engine) -> str:
-    url = engine.url
-    if url.get_backend_name() == "sqlite":
-        return f"the database {url.database or ':memory:'}"
-    port = url.port or _PORTS[url.get_backend_name()]
-    return f"the database {url.database} at {url.host}:{port}"
+def up(settings: DatabaseSettings, *, wait: float, events: Events | None = None) -> SchemaStatus:
+    """Apply what is pending; see `Runner.up`."""
+    return make_runner(settings, wait=wait, events=events).up()

@@ -1,5 +1,6 @@
 """The commands as they are typed: one line for what the caller can mend, and the exit code."""
 
+import json
 import os
 import shutil
 import signal
@@ -79,7 +80,9 @@ def test_migrate_of_an_unreachable_database_exits_11() -> None:
     url = f"postgresql://u:secret-word@127.0.0.1:{free_port()}/x"
     result = tidegate("migrate", "up", "--wait", "0", DATABASE_URL=url)
     assert result.returncode == 11
-    assert len(result.stderr.splitlines()) == 1
+    summary, line = result.stderr.splitlines()
+    assert json.loads(summary)["exit_code"] == 11
+    assert line.startswith("tidegate: cannot connect")
     assert "secret-word" not in result.stderr
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from service.migrator.errors import MigrationError
+from service.migrator.phases import Phase
 from service.migrator.rendering import render
-from service.migrator.revisions import Phase, Revisions
+from service.migrator.revisions import Revisions
 
 
 @pytest.mark.parametrize("dialect", ["postgresql", "mariadb", "sqlite"])

@@ -1,11 +1,5 @@
 """`up` applies each revision once, whoever else runs; errors have codes of their own."""
 
-import concurrent.futures
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import psycopg2
 import pytest
 from alembic import command
@@ -15,35 +9,20 @@ from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings, create_db_engine
 from service.migrator import runner
-from service.migrator.errors import LockBusyError, MigrationError, UnreachableError
+from service.migrator.errors import LockBusyError, UnreachableError
+from service.migrator.events import Event, Events
+from service.migrator.inspection import inspect_database
 from service.migrator.lock import LOCK_KEY, runner_lock
-from service.migrator.revisions import Revisions, SchemaState
-from tests.support.databases import KINDS, MariaDBDatabases, PostgresDatabases, worker_name
+from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
 from tests.support.postgres import PostgresServer, free_port
-from tests.support.server import PYTHON, environment
-
-
-@pytest.fixture(params=KINDS)
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
-        return
-    name = f"tidegate_empty_{worker_name()}"
-    kind = "mariadb" if request.param == "mariadb" else "postgres"
-    databases: PostgresDatabases | MariaDBDatabases = request.getfixturevalue(kind)
-    yield databases.create(name)
-    databases.drop(name)
-
-
-@pytest.fixture
-def engine(empty_url: str) -> Iterator[Engine]:
-    engine = create_db_engine(empty_url, pool_name="test")
-    yield engine
-    engine.dispose()
 
 
 def migrate(url: str, *, wait: float = 30) -> SchemaState:
     return runner.up(DatabaseSettings(url=url), wait=wait).state
+
+
+def status(url: str) -> SchemaStatus:
+    return inspect_database(runner.make_runner(DatabaseSettings(url=url), wait=0)).status
 
 
 def test_up_brings_an_empty_database_to_the_head(empty_url: str, engine: Engine) -> None:
@@ -53,11 +32,11 @@ def test_up_brings_an_empty_database_to_the_head(empty_url: str, engine: Engine)
 
 
 def test_status_tells_what_is_pending(empty_url: str) -> None:
-    before = runner.status(DatabaseSettings(url=empty_url))
+    before = status(empty_url)
     assert (before.state, before.current) == (SchemaState.BEHIND, None)
     assert before.pending == tuple(Revisions().known)
     migrate(empty_url)
-    after = runner.status(DatabaseSettings(url=empty_url))
+    after = status(empty_url)
     assert (after.state, after.current, after.pending) == (SchemaState.CURRENT, after.head, ())
 
 
@@ -87,48 +66,6 @@ def test_up_leaves_a_database_ahead_alone(empty_url: str, engine: Engine) -> Non
         )
 
 
-def test_eight_at_once_all_succeed_and_one_migrates(empty_url: str) -> None:
-    def run(_: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PYTHON, "-m", "service", "migrate", "up"],
-            env=environment({"DATABASE_URL": empty_url}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    with concurrent.futures.ThreadPoolExecutor(8) as runners:
-        done = [*runners.map(run, range(8))]
-    assert [result.returncode for result in done] == [0] * 8, [result.stderr for result in done]
-    assert sum(result.stdout.count("applied ") for result in done) == len(Revisions().known)
-
-
-def test_failed_revision_is_rolled_back_whole_or_said_not_to_be(
-    empty_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    revisions = Revisions()
-    module: Any = revisions.scripts.get_revision(revisions.head).module
-    upgrade = module.upgrade
-
-    def fail() -> None:
-        upgrade()
-        module.op.execute("SELECT * FROM not_there")
-
-    module.upgrade = fail
-    # Alembic would load the revision's file anew, without what was changed in it here.
-    monkeypatch.setattr("alembic.command.ScriptDirectory.from_config", lambda _: revisions.scripts)
-    with pytest.raises(MigrationError, match="not_there") as failed:
-        migrate(empty_url)
-    assert failed.value.exit_code == 40
-    # The revisions before it stay.
-    assert runner.status(DatabaseSettings(url=empty_url)).current == module.down_revision
-    assert inspect(engine).has_table("products")
-    # MariaDB commits at each DDL statement; then the error has to say so.
-    is_kept = engine.dialect.name == "mariadb"
-    assert inspect(engine).has_table("idempotency_keys") is is_kept
-    assert ("undo that by hand" in str(failed.value)) is is_kept
-
-
 def test_busy_lock_is_given_up_with_the_holder_named(empty_url: str, engine: Engine) -> None:
     with (
         runner_lock(engine, wait=0),
@@ -153,25 +90,25 @@ def test_lock_is_free_after_its_holder_died(postgres_url: str) -> None:
 
 
 def test_database_that_does_not_answer_is_waited_for_and_then_given_up() -> None:
-    told: list[str] = []
+    told: list[Event] = []
     url = f"postgresql://someone:secret-word@127.0.0.1:{free_port()}/catalog"
     with pytest.raises(UnreachableError) as failed:
-        runner.up(DatabaseSettings(url=url), wait=0.6, report=told.append)
+        runner.up(DatabaseSettings(url=url), wait=0.6, events=Events(told.append))
     assert failed.value.exit_code == 11
     assert len(told) == 1
-    assert "secret-word" not in str(failed.value) + told[0]
+    assert "secret-word" not in f"{failed.value}{told[0]}"
 
 
 def test_database_that_comes_up_late_is_waited_for() -> None:
     server = PostgresServer()
 
-    def start(line: str) -> None:
-        if line.startswith("waiting for"):
+    def start(event: Event) -> None:
+        if event["event"] == "database_wait":
             server.start()
 
     try:
         settings = DatabaseSettings(url=server.url())
-        assert runner.up(settings, wait=30, report=start).state is SchemaState.BEHIND
+        assert runner.up(settings, wait=30, events=Events(start)).state is SchemaState.BEHIND
     finally:
         server.remove()
 

@@ -27,12 +27,12 @@ def count(model: type[Product] | type[IdempotencyKey]) -> int:
         return session.scalars(select(func.count()).select_from(model)).one()
 
 
-def age(seconds: float) -> None:
-    """Let all keys be older."""
+def age(seconds: float, *, by_former_release: bool = False) -> None:
+    """Let all keys be older, and perhaps be those of a release that had no `expires_at`."""
+    then = utc_now() - timedelta(seconds=seconds)
+    ends = None if by_former_release else then + RETENTION
     with write_session() as session:
-        session.execute(
-            update(IdempotencyKey).values(created_at=utc_now() - timedelta(seconds=seconds))
-        )
+        session.execute(update(IdempotencyKey).values(created_at=then, expires_at=ends))
 
 
 def test_retry_gets_the_same_answer_and_one_row(client: TestClient) -> None:

@@ -1,0 +1,168 @@
+"""Small histories of revisions, written for a test, and the command line run on them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any
+
+from service.database import DatabaseSettings
+from service.migrator.cancellation import Cancellation
+from service.migrator.events import Event, Events
+from service.migrator.revisions import Revisions
+from service.migrator.runner import Runner, make_runner
+from service.migrator.settings import MigratorSettings
+from tests.support.server import PYTHON, environment
+
+_FILE = '''"""{title}."""
+
+import os
+import time
+
+import sqlalchemy as sa
+from alembic import op
+
+from service.migrations.backfill import backfill
+from service.migrations.indexes import create_index_concurrently, drop_index_concurrently
+
+revision = "{revision}"
+down_revision = {down}
+branch_labels = None
+depends_on = None
+
+phase = "{phase}"
+{more}
+
+def upgrade():
+    dialect = op.get_context().dialect.name
+{upgrade}
+
+
+def downgrade():
+{downgrade}
+'''
+
+
+@dataclass
+class History:
+    """Revisions in a directory of their own.
+
+    Args:
+        directory: Which; it is there.
+        names: The revisions, from the first to the last.
+    """
+
+    directory: Path
+    names: list[str] = field(default_factory=list)
+
+    def add(  # noqa: PLR0913 - what a revision consists of
+        self,
+        revision: str,
+        upgrade: str = "pass",
+        *,
+        downgrade: str = "pass",
+        phase: str = "expand",
+        more: str = "",
+        down: str | None = None,
+    ) -> Path:
+        """Write a revision behind the last one, or another one."""
+        former = down or (self.names[-1] if self.names else None)
+        path = self.directory / f"{len(self.names):03}-{revision}.py"
+        path.write_text(
+            _FILE.format(
+                title=f"Revision {revision}",
+                revision=revision,
+                down=repr(former),
+                phase=phase,
+                more=dedent(more),
+                upgrade=indent(dedent(upgrade), "    "),
+                downgrade=indent(dedent(downgrade), "    "),
+            )
+        )
+        self.names.append(revision)
+        return path
+
+    def runner(
+        self,
+        url: str,
+        *,
+        told: list[Event] | None = None,
+        wait: float = 10,
+        cancellation: Cancellation | None = None,
+        **limits: Any,
+    ) -> Runner:
+        """A runner for these revisions, in this process."""
+        return make_runner(
+            DatabaseSettings(url=url),
+            wait=wait,
+            events=Events(told.append) if told is not None else None,
+            limits=MigratorSettings(**limits),
+            revisions=Revisions(self.directory),
+            cancellation=cancellation,
+        )
+
+    def start(self, url: str, *words: str, **variables: str) -> "subprocess.Popen[str]":
+        """Start `tidegate migrate …` on these revisions, as a process of its own."""
+        return subprocess.Popen(
+            [PYTHON, "-m", "tests.migrator.histories", str(self.directory), "migrate", *words],
+            env=environment({"DATABASE_URL": url, "PYTHONPATH": _ROOT, **variables}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def command(self, url: str, *words: str, **variables: str) -> "Result":
+        """Run `tidegate migrate …` on these revisions to its end."""
+        return finish(self.start(url, *words, **variables))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it told on standard error."""
+        return [json.loads(line) for line in self.errors.splitlines() if line.startswith("{")]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """What it printed with `--json`."""
+        value: dict[str, Any] = json.loads(self.output)
+        return value
+
+
+def finish(process: "subprocess.Popen[str]", errors: str = "") -> Result:
+    """Wait for a command; `errors` is what was read of it before."""
+    output, rest = process.communicate(timeout=120)
+    return Result(process.returncode, output, errors + rest)
+
+
+def named(events: "list[Event] | list[dict[str, Any]]", name: str) -> list[Mapping[str, Any]]:
+    """The events of a name."""
+    return [event for event in events if event["event"] == name]
+
+
+_ROOT = str(Path(__file__).parents[2])
+
+
+def _run_on_a_directory() -> None:
+    """What `History.start` runs: the command line, with another directory for its revisions."""
+    from service.cli.main import run  # noqa: PLC0415 - in the child only
+    from service.migrator import revisions  # noqa: PLC0415 - as above
+
+    revisions.VERSIONS = Path(sys.argv.pop(1))  # type: ignore[misc] # for this process
+    os.chdir(revisions.VERSIONS)
+    run()
+
+
+if __name__ == "__main__":
+    _run_on_a_directory()

@@ -1,0 +1,163 @@
+"""Others hold a table: the runner tries again, names them, and is in nobody's way for long."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg2
+import pytest
+from sqlalchemy import Engine, inspect, text
+
+from service.database import create_db_engine
+from service.migrator.errors import LockRetriesError
+from service.migrator.events import Event
+from service.migrator.history import HISTORY_TABLE
+from tests.migrator.histories import History, named
+
+_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
+_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
+_LOCK_TIMEOUT: Final = 0.5
+
+
+@contextmanager
+def held_table(url: str) -> Iterator[Engine]:
+    """A transaction that has read the table, and stays open."""
+    engine = create_db_engine(url, pool_name="report", connect_args=_named(url))
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            # Its lock is one for the whole file, and is taken at the start.
+            connection.execute(text("INSERT INTO things VALUES (1)"))
+        connection.execute(text("SELECT 'secret-word' FROM things"))
+        yield engine
+        connection.rollback()
+    engine.dispose()
+
+
+def _named(url: str) -> dict[str, str]:
+    return {"application_name": "nightly-report"} if url.startswith("postgresql") else {}
+
+
+@pytest.fixture
+def pending(history: History, empty_url: str) -> History:
+    """The table is there, a column is to come."""
+    history.add("a1", _CREATE)
+    history.runner(empty_url).up()
+    history.add("a2", _ADD)
+    return history
+
+
+def columns(engine: Engine) -> list[str]:
+    return [column["name"] for column in inspect(engine).get_columns("things")]
+
+
+def test_runner_gives_up_with_12_and_names_who_holds_the_table(
+    pending: History, empty_url: str, engine: Engine
+) -> None:
+    told: list[Event] = []
+    runner = pending.runner(empty_url, told=told, lock_timeout=_LOCK_TIMEOUT, lock_budget=3)
+    with held_table(empty_url):
+        start = time.monotonic()
+        with pytest.raises(LockRetriesError) as given_up:
+            runner.up()
+        assert time.monotonic() - start < 3 + 2 * max(1, _LOCK_TIMEOUT)
+    assert int(given_up.value.exit_code) == 12
+    retries = named(told, "lock_retry")
+    assert len(retries) >= 1
+    # Nothing of it is there, and the next run goes on from here.
+    assert columns(engine) == ["id"]
+    if engine.dialect.name != "sqlite":
+        (blocker,) = retries[-1]["blockers"]
+        assert blocker["number"] > 0
+        assert blocker["transaction_start"] is not None
+        is_postgres = engine.dialect.name == "postgresql"
+        name = "nightly-report" if is_postgres else "root@"
+        assert name in blocker["application_name"]
+        assert name in str(given_up.value)
+        assert not is_postgres or blocker["query_start"] is not None
+    assert "secret-word" not in f"{told}{given_up.value}"
+    runner.up()
+    assert columns(engine) == ["id", "size"]
+
+
+def test_runner_goes_on_when_the_table_is_let_go(
+    pending: History, empty_url: str, engine: Engine
+) -> None:
+    held = contextlib.ExitStack()
+    told: list[Event] = []
+
+    def tell(event: Event) -> None:
+        if event["event"] == "lock_retry":
+            held.close()
+
+    runner = pending.runner(empty_url, told=told, lock_timeout=_LOCK_TIMEOUT, lock_budget=30)
+    runner.events.add(tell)
+    with held:
+        held.enter_context(held_table(empty_url))
+        runner.up()
+    assert columns(engine) == ["id", "size"]
+    assert len(named(told, "revision_end")) == 1
+    assert len(named(told, "lock_retry")) >= 1
+
+
+class Reader(threading.Thread):
+    """Reads the table all the time, and notes the longest time that took."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self.is_over = threading.Event()
+        self.longest = 0.0
+        self.reads = 0
+
+    def run(self) -> None:
+        with contextlib.closing(psycopg2.connect(self._url)) as connection:
+            connection.autocommit = True
+            while not self.is_over.is_set():
+                start = time.monotonic()
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT * FROM things")
+                self.longest = max(self.longest, time.monotonic() - start)
+                self.reads += 1
+                time.sleep(0.005)
+
+
+def test_readers_never_wait_longer_than_the_lock_timeout(
+    history: History, empty_postgres_url: str
+) -> None:
+    history.add("a1", _CREATE)
+    history.runner(empty_postgres_url).up()
+    history.add("a2", _ADD)
+    runner = history.runner(empty_postgres_url, lock_timeout=_LOCK_TIMEOUT, lock_budget=5)
+    readers = [Reader(empty_postgres_url) for _ in range(3)]
+    with held_table(empty_postgres_url):
+        for reader in readers:
+            reader.start()
+        with pytest.raises(LockRetriesError):
+            runner.up()
+        for reader in readers:
+            reader.is_over.set()
+            reader.join()
+    longest = max(reader.longest for reader in readers)
+    # They do wait behind the ALTER in the queue: otherwise this would measure nothing.
+    assert longest > _LOCK_TIMEOUT / 2
+    # The rest is what a busy machine takes to wake everybody up.
+    assert longest < _LOCK_TIMEOUT + 0.4
+    assert min(reader.reads for reader in readers) > 20
+
+
+def test_revision_has_timeouts_of_its_own(history: History, empty_url: str, engine: Engine) -> None:
+    history.add("a1", _CREATE)
+    history.runner(empty_url).up()
+    history.add("a2", _ADD, more="lock_timeout = 0.2\nstatement_timeout = 7\n")
+    told: list[Event] = []
+    runner = history.runner(empty_url, told=told, lock_timeout=30, lock_budget=0)
+    with held_table(empty_url), pytest.raises(LockRetriesError):
+        start = time.monotonic()
+        runner.up()
+    assert time.monotonic() - start < 10
+    (begun,) = named(told, "revision_start")
+    assert (begun["lock_timeout"], begun["statement_timeout"]) == (0.2, 7)
+    assert HISTORY_TABLE in inspect(engine).get_table_names()
