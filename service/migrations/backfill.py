@@ -1,11 +1,11 @@
 """Filling a column of rows that are there already, in batches that hold no lock for long."""
 
-import time
 from collections.abc import Mapping
+from time import monotonic, sleep
 from typing import Any, Final
 
 from alembic import op
-from sqlalchemy import ColumnElement, TableClause, func, select, update
+from sqlalchemy import ColumnElement, TableClause, func, select, true, update
 
 _BATCH: Final = 1000
 # Of the time that a batch takes, so that the rest of the database has its turn.
@@ -46,27 +46,22 @@ def backfill(
 
 def _walk(column: ColumnElement[Any], change: Any, batch: int) -> None:
     connection = op.get_bind()
-    last, rows, told = None, 0, time.monotonic()
+    last, rows, told = None, 0, monotonic()
     while True:
-        start = time.monotonic()
-        ahead = select(column.label("key")).order_by(column).limit(batch)
-        if last is not None:
-            ahead = ahead.where(column > last)
-            change_here = change.where(column > last)
-        else:
-            change_here = change
-        window = ahead.subquery()
-        upto = connection.scalar(select(func.max(window.c.key)))
+        start = monotonic()
+        behind = true() if last is None else column > last
+        ahead = select(column.label("key")).where(behind).order_by(column).limit(batch).subquery()
+        upto = connection.scalar(select(func.max(ahead.c.key)))
         if upto is None:
             _tell(rows)
             return
-        rows += connection.execute(change_here.where(column <= upto)).rowcount
+        rows += connection.execute(change.where(behind, column <= upto)).rowcount
         last = upto
-        now = time.monotonic()
+        now = monotonic()
         if now - told > _TELL_SECONDS:
             _tell(rows)
             told = now
-        time.sleep((now - start) * _PAUSE)
+        sleep((now - start) * _PAUSE)
 
 
 def _tell(rows: int) -> None:

@@ -11,7 +11,7 @@ branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}
 depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 
 # "expand" leaves the former release working; "contract" takes away what only it needs.
-phase = ${repr(config.attributes.get("phase", "expand"))}
+phase = "${config.attributes.get("phase", "expand")}"
 # Seconds; delete those whose defaults (MIGRATE_LOCK_TIMEOUT, MIGRATE_STATEMENT_TIMEOUT) will do.
 lock_timeout = 1.0
 statement_timeout = 60.0

@@ -13,7 +13,7 @@ _POOLED: Final = (
     "a proxy gives each transaction another session (as PgBouncer's transaction mode does), so that"
     f" the runner's lock and its timeouts would be another's: {_ADVICE}"
 )
-# How long a proxy may take to find a second session: it may have one only.
+# How long a proxy may take to find a second session.
 _SECOND_SESSION_SECONDS: Final = 3.0
 
 
@@ -66,9 +66,12 @@ def _is_shared(engine: Engine, connection: Connection, process: int) -> bool:
                 return True
             # The other one's transaction is open, and has its process for itself.
             return _process(connection) != process
-    except SQLAlchemyError:
-        # Nothing came free: in session mode the first one has all there is.
-        return False
+    except SQLAlchemyError as error:
+        # In session mode the first one may have all there is.
+        raise UsageError(
+            "a proxy has no second session for the runner, which takes up to three at once:"
+            f" raise its pool's size, or {_ADVICE}"
+        ) from error
     finally:
         connection.rollback()
 

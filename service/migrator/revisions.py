@@ -1,5 +1,6 @@
 """The revisions of this release, and where a database stands among them."""
 
+from argparse import Namespace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,8 @@ class Revisions:
     @cached_property
     def config(self) -> Config:
         """Alembic's configuration, without any file."""
-        config = Config()
+        # What Alembic says itself goes to standard output, which is for the command's answer.
+        config = Config(cmd_opts=Namespace(quiet=True, x=None))
         options = {
             "script_location": str(ENVIRONMENT),
             "version_locations": str(self._versions),

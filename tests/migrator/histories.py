@@ -10,6 +10,12 @@ from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
+import service.migrator.revisions
+from service.cli.errors import explain
+from service.cli.main import app, run
 from service.database import DatabaseSettings
 from service.migrator.cancellation import Cancellation
 from service.migrator.events import Event, Events
@@ -115,6 +121,20 @@ class History:
             text=True,
         )
 
+    def invoke(self, url: str, *words: str, **variables: str) -> "Result":
+        """As `command`, in this process, which takes a tenth of the time."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service.migrator.revisions, "VERSIONS", self.directory)
+            done = CliRunner().invoke(
+                app, ["migrate", *words], env={"DATABASE_URL": url, **variables}
+            )
+        if isinstance(done.exception, Exception):
+            line, code = explain(done.exception)
+            if line is None:
+                raise done.exception
+            return Result(code, done.stdout, f"{done.stderr}tidegate: {line}\n")
+        return Result(done.exit_code, done.stdout, done.stderr)
+
     def command(self, url: str, *words: str, **variables: str) -> "Result":
         """Run `tidegate migrate …` on these revisions to its end."""
         return finish(self.start(url, *words, **variables))
@@ -156,11 +176,9 @@ _ROOT = str(Path(__file__).parents[2])
 
 def _run_on_a_directory() -> None:
     """What `History.start` runs: the command line, with another directory for its revisions."""
-    from service.cli.main import run  # noqa: PLC0415 - in the child only
-    from service.migrator import revisions  # noqa: PLC0415 - as above
-
-    revisions.VERSIONS = Path(sys.argv.pop(1))  # type: ignore[misc] # for this process
-    os.chdir(revisions.VERSIONS)
+    versions = Path(sys.argv.pop(1))
+    service.migrator.revisions.VERSIONS = versions  # type: ignore[misc] # for this process
+    os.chdir(versions)
     run()
 
 

@@ -106,6 +106,14 @@ def test_key_past_its_time_is_as_good_as_new(client: TestClient) -> None:
     assert count(IdempotencyKey) == 1
 
 
+def test_keys_of_the_former_release_are_remembered_for_as_long(client: TestClient) -> None:
+    create(client)
+    age(RETENTION.total_seconds() - 60, by_former_release=True)
+    assert create(client).headers["idempotent-replayed"] == "true"
+    age(RETENTION.total_seconds() + 1, by_former_release=True)
+    assert create(client, OTHER).status_code == 201
+
+
 def test_old_keys_are_deleted_and_young_ones_kept(client: TestClient) -> None:
     create(client)
     age(RETENTION.total_seconds() + 1)

@@ -1,0 +1,229 @@
+"""What a database remembers: edited files, older releases, databases without a history."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import pytest
+from sqlalchemy import Engine, inspect, make_url, text
+
+from service.database import create_db_engine, metadata
+from service.migrator.errors import AheadError, ChecksumError, MigrationError
+from service.migrator.events import Event
+from service.migrator.history import BOOKKEEPING_TABLES, HISTORY_TABLE, read_history
+from service.migrator.phases import Phase
+from service.migrator.revisions import Revisions
+from service.migrator.schema_status import SchemaState
+from service.migrator.waiting import wait_until_compatible
+from tests.migrator.histories import History, named
+from tests.support.databases import migrate
+from tests.support.postgres import execute
+from tests.support.server import running_service
+
+_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
+_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
+
+
+def remembered(engine: Engine) -> dict[str, Any]:
+    with engine.connect() as connection:
+        return read_history(connection) or {}
+
+
+def test_history_keeps_revision_checksum_phase_and_duration(
+    history: History, empty_url: str, engine: Engine
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", "time.sleep(0.1)", phase="contract")
+    history.runner(empty_url).up()
+    found = remembered(engine)
+    assert [*found] == ["a1", "a2"]
+    assert (found["a1"].phase, found["a2"].phase) == (Phase.EXPAND, Phase.CONTRACT)
+    assert found["a1"].checksum != found["a2"].checksum
+    assert len(found["a1"].checksum) == 64
+    assert 0.1 < found["a2"].duration_seconds < 10
+    assert found["a1"].applied_at <= found["a2"].applied_at
+    assert HISTORY_TABLE not in metadata.tables
+
+
+def test_revision_that_fails_is_not_remembered(
+    history: History, empty_url: str, engine: Engine
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", f'{_ADD}\nop.drop_table("not_there")')
+    with pytest.raises(MigrationError, match="not_there") as failed:
+        history.runner(empty_url).up()
+    assert int(failed.value.exit_code) == 40
+    assert [*remembered(engine)] == ["a1"]
+    columns = [column["name"] for column in inspect(engine).get_columns("things")]
+    # MariaDB commits at each DDL statement; then the error has to say so.
+    is_kept = engine.dialect.name == "mariadb"
+    assert ("size" in columns) is is_kept
+    assert ("undo that by hand" in str(failed.value)) is is_kept
+
+
+def test_edited_file_of_an_applied_revision_is_34(history: History, empty_url: str) -> None:
+    history.add("a1", _CREATE)
+    path = history.add("a2", _ADD)
+    history.runner(empty_url).up()
+    # What a checkout does to the ends of lines is no edit.
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert history.runner(empty_url).up().state is SchemaState.CURRENT
+    path.write_text(path.read_text().replace("sa.Integer", "sa.String(9)"))
+    history.add("a3")
+    result = history.invoke(empty_url, "up", "--json")
+    assert result.code == 34
+    assert path.name in result.json["error"]
+    assert result.json["exit_code"] == 34
+    with pytest.raises(ChecksumError):
+        history.runner(empty_url).up()
+    # Nobody's mistake may lock everybody out for good.
+    history.runner(empty_url).up(accepted=["a2"])
+    assert history.runner(empty_url).up().state is SchemaState.CURRENT
+
+
+def test_database_without_a_history_gets_one(
+    history: History, empty_url: str, engine: Engine
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", _ADD)
+    history.runner(empty_url).up()
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {HISTORY_TABLE}"))
+    told: list[Event] = []
+    # It is at the head already, and the next runner notes what it has.
+    assert history.runner(empty_url, told=told).up().state is SchemaState.CURRENT
+    assert named(told, "history_adopted")[0]["revisions"] == ["a1", "a2"]
+    found = remembered(engine)
+    assert [*found] == ["a1", "a2"]
+    assert found["a1"].applied_at is None
+    # Only what is missing.
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM migration_history WHERE revision = 'a1'"))
+    history.add("a3", phase="contract")
+    history.runner(empty_url).up()
+    assert {*remembered(engine)} == {"a1", "a2", "a3"}
+
+
+def older(history: History, tmp_path: Path, revisions: int) -> History:
+    """A release that has only the first ones."""
+    directory = tmp_path / "older"
+    directory.mkdir()
+    for path in sorted(history.directory.glob("*.py"))[:revisions]:
+        (directory / path.name).write_bytes(path.read_bytes())
+    return History(directory)
+
+
+def test_older_release_works_with_a_database_that_is_ahead_by_expansions(
+    history: History, empty_url: str, tmp_path: Path
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", _ADD)
+    history.runner(empty_url).up()
+    release = older(history, tmp_path, 1)
+    assert release.invoke(empty_url, "up").code == 0
+    assert release.invoke(empty_url, "wait", "--timeout", "0").code == 0
+    status = release.invoke(empty_url, "status", "--json")
+    assert (status.code, status.json["state"], status.json["is_compatible"]) == (0, "ahead", True)
+
+
+def test_older_release_refuses_a_database_that_is_past_a_contract_with_21(
+    history: History, empty_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", _ADD)
+    history.add("a3", phase="contract")
+    history.add("a4")
+    history.runner(empty_url).up()
+    release = older(history, tmp_path, 2)
+    result = release.invoke(empty_url, "up", "--json")
+    assert result.code == 21
+    assert "a3" in result.json["error"]
+    status = release.invoke(empty_url, "status", "--json")
+    assert (status.code, status.json["contracts"]) == (21, ["a3"])
+    with pytest.raises(AheadError):
+        wait_until_compatible(release.runner(empty_url, wait=600))
+    with engine.connect() as connection:
+        found = Revisions(release.directory).status(connection)
+        assert not found.is_compatible
+        assert found.state is SchemaState.AHEAD_PAST_CONTRACT
+    # Taken back by the release that has it, the older one works again.
+    history.runner(empty_url).down("a2")
+    assert release.runner(empty_url).up().state is SchemaState.CURRENT
+
+
+def test_older_release_keeps_serving_a_database_that_is_ahead(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    newer = History(tmp_path / "newer")
+    newer.directory.mkdir()
+    for path in Revisions().scripts.walk_revisions():
+        source = Path(path.path)
+        (newer.directory / source.name).write_bytes(source.read_bytes())
+    newer.names.append(Revisions().head)
+    newer.add(
+        "f1",
+        'op.add_column("products", sa.Column("later", sa.Integer))',
+        downgrade='op.drop_column("products", "later")',
+    )
+    variables = {"DATABASE_URL": postgres_url, "ENVIRONMENT": "production"}
+    with running_service(tmp_path, variables) as service:
+        newer.runner(postgres_url).up()
+        try:
+            assert service.http.get("/readyz").status_code == httpx2.codes.OK
+            assert service.http.get("/products").status_code == httpx2.codes.OK
+            body = {"code": "ROPE", "name": "Rope", "price": "1.00"}
+            assert service.http.post("/products", json=body).status_code == httpx2.codes.CREATED
+        finally:
+            newer.runner(postgres_url).down("-1")
+
+
+def test_histories_that_diverge_are_an_error(
+    history: History, empty_url: str, tmp_path: Path
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("b2", _ADD)
+    history.runner(empty_url).up()
+    release = older(history, tmp_path, 1)
+    release.names.append("a1")
+    release.add("c2")
+    with pytest.raises(MigrationError, match="different histories"):
+        release.runner(empty_url).up()
+    assert release.invoke(empty_url, "status").code == 40
+
+
+def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
+    history: History, empty_postgres_url: str, tmp_path: Path
+) -> None:
+    url = make_url(empty_postgres_url)
+    execute(empty_postgres_url, "DROP ROLE IF EXISTS reader")
+    execute(empty_postgres_url, "CREATE ROLE reader LOGIN PASSWORD 'not-checked'")
+    engine = create_db_engine(url.set(username="reader"), pool_name="reader")
+    try:
+        history.add("a1", _CREATE)
+        history.runner(empty_postgres_url).up()
+        execute(empty_postgres_url, "GRANT SELECT ON alembic_version TO reader")
+        release = older(history, tmp_path, 1)
+        history.add("a2", phase="contract")
+        history.runner(empty_postgres_url).up()
+        with engine.connect() as connection:
+            found = Revisions(release.directory).status(connection)
+            assert found.state is SchemaState.AHEAD_PAST_CONTRACT
+        # Without the right the old pods stay: whatever it may mean, they work now.
+        execute(empty_postgres_url, "REVOKE SELECT ON migration_history FROM reader")
+        with engine.connect() as connection:
+            found = Revisions(release.directory).status(connection)
+            assert (found.state, found.is_phase_known) == (SchemaState.AHEAD, False)
+            assert found.is_compatible
+            # Nor has it ended the transaction that it was asked in.
+            assert connection.scalar(text("SELECT 1")) == 1
+    finally:
+        engine.dispose()
+        execute(empty_postgres_url, "DROP OWNED BY reader")
+        execute(empty_postgres_url, "DROP ROLE reader")
+
+
+def test_bookkeeping_is_no_difference_between_models_and_database(
+    empty_url: str, engine: Engine
+) -> None:
+    migrate(empty_url)
+    assert {*inspect(engine).get_table_names()} - BOOKKEEPING_TABLES == {*metadata.tables}

@@ -1,0 +1,88 @@
+"""SIGTERM in the middle: nothing half-applied, the lock free, exit 143."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine, inspect, text
+
+from service.migrator.lock import runner_lock
+from tests.migrator.histories import History, Result, finish, named
+from tests.support.polling import eventually
+
+_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
+_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
+# Each a minute in one call of the driver's, in C.
+_SLOW: Final = """
+started.touch()
+op.execute({
+    "postgresql": "SELECT pg_sleep(60)",
+    "mariadb": "SELECT SLEEP(60)",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000)"
+              " SELECT max(i) FROM n",
+}[dialect])
+"""
+
+
+def stopped(process: "subprocess.Popen[str]", signum: signal.Signals) -> tuple[Result, float]:
+    """Stop a command; returns how it ended, and after how many seconds."""
+    process.send_signal(signum)
+    start = time.monotonic()
+    result = finish(process)
+    return result, time.monotonic() - start
+
+
+def test_sigterm_ends_the_statement_that_runs(
+    history: History, empty_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    more = f"import pathlib\nstarted = pathlib.Path({str(started)!r})\n"
+    history.add("a1", _CREATE)
+    history.add("a2", _ADD + _SLOW, more=more)
+    process = history.start(empty_url, "up")
+    eventually(started.exists, within=60)
+    result, seconds = stopped(process, signal.SIGTERM)
+    assert result.code == 143, result.errors
+    assert seconds < 5
+    (summary,) = named(result.events, "summary")
+    assert (summary["exit_code"], summary["revisions"]) == (143, ["a1"])
+    assert "Traceback" not in result.errors
+    # The lock is free, and what comes next begins where nothing is half done.
+    with runner_lock(engine, wait=0) as connection:
+        if engine.dialect.name != "mariadb":
+            columns = [column["name"] for column in inspect(connection).get_columns("things")]
+            assert columns == ["id"]
+        version = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        assert version == "a1"
+
+
+def read_until(process: "subprocess.Popen[str]", event: str) -> None:
+    """Read what a command tells, up to an event."""
+    assert process.stderr is not None
+    while (line := process.stderr.readline()) and f'"event": "{event}"' not in line:
+        pass
+    assert line, f"no {event}"
+
+
+def test_signal_ends_the_wait_for_another_runner(
+    history: History, empty_url: str, engine: Engine
+) -> None:
+    history.add("a1", _CREATE)
+    with runner_lock(engine, wait=0):
+        process = history.start(empty_url, "up", "--wait", "600")
+        read_until(process, "lock_wait")
+        result, seconds = stopped(process, signal.SIGTERM)
+    assert result.code == 143
+    assert seconds < 5
+    assert not inspect(engine).has_table("things")
+
+
+def test_sigint_ends_the_wait_for_the_database(history: History) -> None:
+    history.add("a1", _CREATE)
+    process = history.start("postgresql://nobody@127.0.0.1:1/none", "up", "--wait", "600")
+    read_until(process, "database_wait")
+    result, seconds = stopped(process, signal.SIGINT)
+    assert result.code == 130
+    assert seconds < 5
