@@ -74,10 +74,13 @@ def text_sink(say: Callable[[str], None]) -> Sink:
     return tell
 
 
+def _who(event: Event) -> str:
+    return ", ".join(session["description"] for session in event["blockers"]) or "unknown"
+
+
 def _lock_retry(event: Event) -> str:
-    who = ", ".join(session["description"] for session in event["blockers"]) or "unknown"
     return (
-        f"{event['revision']}: no lock within {event['lock_timeout']:g} s, held by {who};"
+        f"{event['revision']}: no lock within {event['lock_timeout']:g} s, held by {_who(event)};"
         f" again in {event['retry_in']:.1f} s"
     )
 
@@ -93,6 +96,7 @@ _LINES: Final[dict[str, Callable[[Event], str]]] = {
         f"{event['revision']}: {event['phase']}"
         + ("" if event["percent"] is None else f", {event['percent']:g} %")
     ),
+    "blocked": lambda event: f"{event['revision']} waits for {_who(event)}",
     "history_adopted": lambda event: f"noted {len(event['revisions'])} revisions applied before",
     "progress": lambda event: f"{event['revision']}: {event['rows']:,} rows",
     "invalid_index_dropped": lambda event: f"dropped the unfinished index {event['index']}",

@@ -28,7 +28,7 @@ class SessionWatch:
     Args:
         engine: Where a connection of its own comes from.
         connection: The session's.
-        events: Told every 5 s how far the index is that it builds.
+        events: Told every 5 s who blocks it, and how far the index is that it builds.
     """
 
     def __init__(self, engine: Engine, connection: Connection, events: Events) -> None:
@@ -67,10 +67,19 @@ class SessionWatch:
                 if found := blockers(connection, number):
                     self.seen = found
                 if time.monotonic() >= tell_at:
-                    self._tell_progress(connection, number, revision)
+                    self._tell(connection, number, revision, found)
                     tell_at = time.monotonic() + _TELL_SECONDS
 
-    def _tell_progress(self, connection: Connection, number: int, revision: str) -> None:
+    def _tell(
+        self, connection: Connection, number: int, revision: str, found: list[Session]
+    ) -> None:
+        if found:
+            # No lock timeout ends this soon: an index that is built concurrently has none.
+            self._events.emit(
+                "blocked",
+                revision=revision,
+                blockers=[session.as_event() for session in found],
+            )
         if connection.dialect.name != "postgresql":
             return
         if build := ask(connection, _INDEX_BUILD, number=number).mappings().first():

@@ -166,6 +166,15 @@ def finish(process: "subprocess.Popen[str]", errors: str = "") -> Result:
     return Result(process.returncode, output, errors + rest)
 
 
+def read_until(process: "subprocess.Popen[str]", event: str) -> str:
+    """Read what a command tells, up to an event; returns the line."""
+    assert process.stderr is not None
+    while (line := process.stderr.readline()) and f'"event": "{event}"' not in line:
+        pass
+    assert line, f"no {event}"
+    return line
+
+
 def named(events: "list[Event] | list[dict[str, Any]]", name: str) -> list[Mapping[str, Any]]:
     """The events of a name."""
     return [event for event in events if event["event"] == name]

@@ -1,5 +1,6 @@
 """Each command: its table, its JSON, its exit code."""
 
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, inspect, text
 
 from service.database import DatabaseSettings
 from service.migrator.errors import ExitCode
+from service.migrator.events import text_sink
 from service.migrator.lock import runner_lock
 from service.migrator.runner import make_runner
 from tests.migrator.histories import History, named
@@ -45,6 +47,21 @@ def test_up_tells_plan_each_revision_and_a_summary(history: History, empty_url: 
     assert result.events[-1]["revisions"] == ["a1", "a2"]
     table = history.invoke(empty_url, "up")
     assert table.output == "nothing to do: at a2\n"
+
+
+def test_people_are_told_in_lines(history: History, empty_url: str, engine: Engine) -> None:
+    history.add("a1", _CREATE)
+    lines: list[str] = []
+    runner = history.runner(empty_url)
+    runner.events.add(text_sink(lines.append))
+    with runner_lock(engine, wait=0):
+        thread = threading.Thread(target=runner.up)
+        thread.start()
+        eventually(lambda: lines)
+    thread.join()
+    first, last = lines
+    assert first.startswith("another runner is migrating: ")
+    assert re.fullmatch(r"applied a1 Revision a1\. \(\d+\.\d\d s\)", last)
 
 
 def test_two_heads_are_31(history: History, empty_url: str) -> None:

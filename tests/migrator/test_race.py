@@ -14,7 +14,7 @@ from sqlalchemy import Engine, inspect, text
 from service.migrator.errors import MigrationError
 from service.migrator.events import Event
 from service.migrator.lock import LOCK_KEY
-from tests.migrator.histories import History, Result, named
+from tests.migrator.histories import History, Result, named, read_until
 from tests.support.polling import eventually
 from tests.support.postgres import execute
 
@@ -114,7 +114,8 @@ def test_index_that_a_killed_runner_left_is_built_anew(
         with reader.cursor() as cursor:
             cursor.execute("SELECT * FROM things")
         first = history.start(empty_postgres_url, "up", MIGRATE_LOCK_TIMEOUT="0.1")
-        eventually(lambda: ask(_WAITING), within=60)
+        assert f'"number": {reader.info.backend_pid}' in read_until(first, "blocked")
+        assert ask(_WAITING)
         assert ask(_VALID) == [False]
         first.kill()
         first.communicate()

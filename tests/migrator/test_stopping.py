@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Engine, inspect, text
 
 from service.migrator.lock import runner_lock
-from tests.migrator.histories import History, Result, finish, named
+from tests.migrator.histories import History, Result, finish, named, read_until
 from tests.support.polling import eventually
 
 _CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
@@ -56,14 +56,6 @@ def test_sigterm_ends_the_statement_that_runs(
             assert columns == ["id"]
         version = connection.scalar(text("SELECT version_num FROM alembic_version"))
         assert version == "a1"
-
-
-def read_until(process: "subprocess.Popen[str]", event: str) -> None:
-    """Read what a command tells, up to an event."""
-    assert process.stderr is not None
-    while (line := process.stderr.readline()) and f'"event": "{event}"' not in line:
-        pass
-    assert line, f"no {event}"
 
 
 def test_signal_ends_the_wait_for_another_runner(
