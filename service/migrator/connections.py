@@ -23,6 +23,16 @@ _POLL_SECONDS: Final = 0.5
 _LONGEST_SILENCE: Final = 31_536_000
 # The server's limits are the ones that count; behind a hung server there is this one.
 _LONGEST_STATEMENT: Final = 86_400.0
+_POOL: Final = {
+    "query_deadline": _LONGEST_STATEMENT,
+    # Its connections are held for as long as the work takes: none of them is leaked.
+    "leak_threshold": 0.0,
+    # One that works, one that looks who blocks it, and one that stops it on MariaDB; whatever the
+    # service's own pool is made for.
+    "pool_size": 3,
+    "max_overflow": 0,
+    "pool_min_idle": 0,
+}
 # How soon PostgreSQL notices that a runner was killed, and frees its locks.
 _CONNECTION_CHECK_MILLISECONDS: Final = 500
 _PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
@@ -41,10 +51,7 @@ def migration_engine(
         limits: The timeouts; read from the environment when left out.
     """
     url = settings.migration_url
-    # Its connections are held for as long as the work takes: none of them is leaked.
-    settings = settings.model_copy(
-        update={"query_deadline": _LONGEST_STATEMENT, "leak_threshold": 0.0}
-    )
+    settings = settings.model_copy(update=_POOL)
     arguments = _connect_args(url, settings, limits or MigratorSettings.load())
     engine = create_db_engine(
         url, settings=settings, pool_name="migrations", connect_args=arguments

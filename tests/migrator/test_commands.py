@@ -64,6 +64,12 @@ def test_people_are_told_in_lines(history: History, empty_url: str, engine: Engi
     assert re.fullmatch(r"applied a1 Revision a1\. \(\d+\.\d\d s\)", last)
 
 
+def test_pool_of_the_service_is_not_that_of_the_runner(history: History, empty_url: str) -> None:
+    history.add("a1", _CREATE)
+    small = {"DATABASE_POOL_SIZE": "1", "DATABASE_MAX_OVERFLOW": "0", "DATABASE_POOL_TIMEOUT": "1"}
+    assert history.invoke(empty_url, "up", **small).code == 0
+
+
 def test_two_heads_are_31(history: History, empty_url: str) -> None:
     history.add("a1", _CREATE)
     history.add("a2")

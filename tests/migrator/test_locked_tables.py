@@ -62,7 +62,8 @@ def test_runner_gives_up_with_12_and_names_who_holds_the_table(
         start = time.monotonic()
         with pytest.raises(LockRetriesError) as given_up:
             runner.up()
-        assert time.monotonic() - start < 3 + 2 * max(1, _LOCK_TIMEOUT)
+        # The budget, a last attempt, and what a busy machine takes.
+        assert time.monotonic() - start < 3 + 10
     assert int(given_up.value.exit_code) == 12
     retries = named(told, "lock_retry")
     assert len(retries) >= 1
@@ -144,7 +145,7 @@ def test_readers_never_wait_longer_than_the_lock_timeout(
     # They do wait behind the ALTER in the queue: otherwise this would measure nothing.
     assert longest > _LOCK_TIMEOUT / 2
     # The rest is what a busy machine takes to wake everybody up.
-    assert longest < _LOCK_TIMEOUT + 0.4
+    assert longest < _LOCK_TIMEOUT + 0.5
     assert min(reader.reads for reader in readers) > 20
 
 

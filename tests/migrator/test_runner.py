@@ -9,12 +9,12 @@ from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings, create_db_engine
 from service.migrator import runner
-from service.migrator.errors import LockBusyError, UnreachableError
+from service.migrator.errors import LockBusyError, UnreachableError, UsageError
 from service.migrator.events import Event, Events
 from service.migrator.inspection import inspect_database
 from service.migrator.lock import LOCK_KEY, runner_lock
 from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer, ReplicaServer, free_port
 
 
 def migrate(url: str, *, wait: float = 30) -> SchemaState:
@@ -117,3 +117,18 @@ def test_missing_database_fails_at_once(postgres_url: str) -> None:
     url = make_url(postgres_url).set(database="nobody_made_it")
     with pytest.raises(UnreachableError, match="database_missing"):
         runner.up(DatabaseSettings(url=url.render_as_string(hide_password=False)), wait=600)
+
+
+def test_replica_is_refused() -> None:
+    primary = PostgresServer()
+    primary.start()
+    try:
+        replica = ReplicaServer(primary)
+        try:
+            replica.start()
+            with pytest.raises(UsageError, match="its primary"):
+                runner.up(DatabaseSettings(url=replica.url()), wait=600)
+        finally:
+            replica.remove()
+    finally:
+        primary.remove()
