@@ -4,18 +4,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from service.cli.errors import explain
-from service.migrator.events import Sink, json_sink, text_sink
-from service.migrator.runner import Runner
-from service.migrator.running import run
-from service.migrator.schema_status import SchemaStatus
+if TYPE_CHECKING:
+    from service.migrator.events import Sink
+    from service.migrator.runner import Runner
+    from service.migrator.schema_status import SchemaStatus
 
 ResultT = TypeVar("ResultT")
 
@@ -29,22 +25,28 @@ Wait = Annotated[
 ]
 
 
-def event_sink() -> Sink:
+def event_sink() -> "Sink":
     """Events on standard error: as lines on a terminal, otherwise as JSON."""
     if not sys.stderr.isatty():
+        from service.migrator.events import json_sink
+
         return json_sink()
-    return text_sink(lambda line: typer.echo(line, err=True))
+    from rich.console import Console
+
+    from service.cli.migrate_progress import LiveEvents
+
+    return LiveEvents(Console(stderr=True))
 
 
 def run_command(  # noqa: PLR0913 - what a command consists of
     command: str,
-    work: Callable[[Runner], ResultT],
+    work: "Callable[[Runner], ResultT]",
     show: Callable[[ResultT], None],
     to_json: Callable[[ResultT], dict[str, Any]],
     *,
     as_json: bool,
     wait: float = 0.0,
-    sinks: tuple[Sink, ...] = (),
+    sinks: "tuple[Sink, ...]" = (),
     is_change: bool = False,
     exit_code: Callable[[ResultT], int] = lambda _: 0,
 ) -> None:
@@ -61,6 +63,9 @@ def run_command(  # noqa: PLR0913 - what a command consists of
         is_change: Whether it changes the database.
         exit_code: What it exits with.
     """
+    from service.cli.errors import explain
+    from service.migrator.running import run
+
     try:
         result = run(
             command,
@@ -91,6 +96,10 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output; a cell that is None is empty."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -100,6 +109,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console.print(table)
 
 
-def status_as_json(status: SchemaStatus) -> dict[str, Any]:
+def status_as_json(status: "SchemaStatus") -> dict[str, Any]:
     """Where a database stands."""
     return {**asdict(status), "state": str(status.state), "is_compatible": status.is_compatible}

@@ -1,5 +1,6 @@
 """Each command: its table, its JSON, its exit code."""
 
+import io
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,8 +10,10 @@ from typing import Any, Final
 import psycopg2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 from sqlalchemy import Engine, inspect, text
 
+from service.cli.migrate_progress import LiveEvents
 from service.database import DatabaseSettings
 from service.migrator.errors import ExitCode
 from service.migrator.events import text_sink
@@ -62,6 +65,20 @@ def test_people_are_told_in_lines(history: History, empty_url: str, engine: Engi
     first, last = lines
     assert first.startswith("another runner is migrating: ")
     assert re.fullmatch(r"applied a1 Revision a1\. \(\d+\.\d\d s\)", last)
+
+
+def test_terminal_shows_the_present_revision_and_keeps_the_lines(
+    history: History, empty_postgres_url: str
+) -> None:
+    history.add("a1", _CREATE)
+    history.add("a2", "time.sleep(0.3)")
+    screen = io.StringIO()
+    runner = history.runner(empty_postgres_url)
+    runner.events.add(LiveEvents(Console(file=screen, force_terminal=True, width=100)))
+    runner.up()
+    shown = screen.getvalue()
+    assert re.search(r"[^\n]a2 Revision a2\.[^\n]*0:00:00", shown)
+    assert len(re.findall(r"applied a[12] Revision a[12]\. \(", shown)) == 2
 
 
 def test_pool_of_the_service_is_not_that_of_the_runner(history: History, empty_url: str) -> None:
