@@ -39,7 +39,7 @@ class Runner:
 
     Args:
         settings: The database.
-        limits: The timeouts; read from the environment by `runner()`.
+        limits: The timeouts; `make_runner` reads them from the environment.
         revisions: What can be applied.
         events: Told what happens.
         cancellation: Ends it.
