@@ -16,6 +16,8 @@ from service.product_catalog import models
 MODELS = (models, idempotency)
 
 config = context.config
+# Whoever runs revisions of other models says which.
+target_metadata = config.attributes.get("metadata", metadata)
 
 
 def keep_identity(context: MigrationContext, *columns_and_defaults: Any) -> bool | None:
@@ -65,7 +67,7 @@ def configure_and_run(connection: Connection) -> None:
     """
     context.configure(
         connection=connection,
-        target_metadata=metadata,
+        target_metadata=target_metadata,
         transaction_per_migration=True,
         transactional_ddl=connection.dialect.name in TRANSACTIONAL,
         render_as_batch=connection.dialect.name == "sqlite",
@@ -98,7 +100,7 @@ def run_offline() -> None:
         dialect_name="mariadb+pymysql" if name == "mariadb" else name,
         # A driver's own style would have each % of the SQL doubled.
         dialect_opts={"paramstyle": "named"},
-        target_metadata=metadata,
+        target_metadata=target_metadata,
         literal_binds=True,
         transaction_per_migration=True,
         transactional_ddl=name in TRANSACTIONAL,

@@ -32,7 +32,7 @@ class Revisions:
     """
 
     def __init__(self, versions: Path | None = None) -> None:
-        self._versions = versions or VERSIONS
+        self.versions = versions or VERSIONS
 
     @cached_property
     def config(self) -> Config:
@@ -41,7 +41,7 @@ class Revisions:
         config = Config(cmd_opts=Namespace(quiet=True, x=None))
         options = {
             "script_location": str(ENVIRONMENT),
-            "version_locations": str(self._versions),
+            "version_locations": str(self.versions),
             "path_separator": "os",
             "file_template": _FILE_NAME,
             "timezone": "UTC",

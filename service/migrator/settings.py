@@ -24,6 +24,8 @@ class MigratorSettings(LayeredSettings):
     lock_timeout: Annotated[float, Field(ge=0.01, le=60)] = 1.0
     lock_budget: SecondsOrOff = 120.0
     statement_timeout: Seconds = 60.0
+    # A database on the server where `check` and `roundtrip` make theirs.
+    scratch_url: SecretStr | None = None
     # Where the node exporter's textfile collector looks.
     metrics_file: Path | None = None
     # It may hold a password.

@@ -1,4 +1,4 @@
-"""Empty databases, and histories of revisions to bring to them."""
+"""Empty databases, revisions that tests write, and databases to prove them in."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from service.database import create_db_engine
+from service.database import DatabaseSettings, create_db_engine
+from service.migrator.scratch import Scratch
 from tests.migrator.histories import History
 from tests.support.databases import KINDS, MariaDBDatabases, PostgresDatabases, worker_name
+from tests.support.revision_project import RevisionProject
 
 
 @pytest.fixture(params=KINDS)
@@ -42,3 +44,23 @@ def history(tmp_path: Path) -> History:
     directory = tmp_path / "versions"
     directory.mkdir()
     return History(directory)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> RevisionProject:
+    """A directory for revisions, empty."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return RevisionProject(directory)
+
+
+@pytest.fixture
+def scratch(database_url: str) -> Scratch:
+    """Makes databases of each kind."""
+    return Scratch(DatabaseSettings(url=database_url))
+
+
+@pytest.fixture
+def postgres_scratch(postgres_url: str) -> Scratch:
+    """Makes databases on PostgreSQL."""
+    return Scratch(DatabaseSettings(url=postgres_url))
