@@ -1,6 +1,5 @@
 """The SQL of revisions, without a database."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.migrator.errors import MigrationError, first_line
 from service.migrator.phases import Phase, phase_of
 from service.migrator.revisions import Revisions
+from service.migrator.source_lines import Statement, StatementBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class RenderedRevision:
         path: Its file.
         phase: What it does to the release before it.
         sql: Its statements, with those that begin and end transactions and note the revision.
+        statements: The same one by one, with the lines of the file that ask for them.
     """
 
     revision: str
@@ -31,6 +32,7 @@ class RenderedRevision:
     path: Path
     phase: Phase
     sql: str
+    statements: tuple[Statement, ...]
 
 
 def render(
@@ -54,7 +56,7 @@ def render(
 
 
 def _render(revisions: Revisions, script: Script, dialect_name: str) -> RenderedRevision:
-    buffer = io.StringIO()
+    buffer = StatementBuffer(script.path)
     revisions.config.output_buffer = buffer
     revisions.config.attributes["dialect_name"] = dialect_name
     try:
@@ -72,4 +74,5 @@ def _render(revisions: Revisions, script: Script, dialect_name: str) -> Rendered
         path=Path(script.path),
         phase=phase_of(script),
         sql=buffer.getvalue().strip() + "\n",
+        statements=tuple(buffer.statements),
     )

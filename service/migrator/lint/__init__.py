@@ -1,0 +1,1 @@
+"""Whether revisions can be applied while the service runs, told from their SQL."""
