@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli import migrate_checks
 from service.cli.migrate_output import AsJson, Wait, print_table, run_command, status_as_json
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from service.migrator.schema_status import SchemaStatus
 
 app = typer.Typer(help="Bring the database to this release's schema.", no_args_is_help=True)
+for _command in migrate_checks.COMMANDS:
+    app.command()(_command)
 
 _REVISION_COLUMNS = ("outcome", "revision", "title", "phase", "seconds", "attempts")
 

@@ -103,5 +103,6 @@ _LINES: Final[dict[str, Callable[[Event], str]]] = {
     "revision_end": lambda event: (
         f"{event['outcome']} {event['revision']} {event['title']} ({event['seconds']:.2f} s)"
     ),
+    "round_trip": lambda event: f"{event['outcome']} {event['revision']} {event['title']}",
     "metrics_failed": lambda event: f"the metrics were not delivered: {event['reason']}",
 }
