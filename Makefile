@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 PYTHON_NAMES := python3.13 python3.12 python3.11 python3 python3.14
 HAS_UV := $(shell command -v uv)
 
-.PHONY: help run test test-mariadb test-docker check format requirements clean
+.PHONY: help run test test-mariadb test-docker migration-check check format requirements clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/runtime.stamp ## Serve the demo catalog from an SQLite file
 	@$(BIN)/tidegate migrate up
@@ -26,6 +26,9 @@ test-mariadb: $(VENV)/dev.stamp ## Run what touches the database on an installed
 
 test-docker: $(VENV)/dev.stamp ## Build the image and run the whole stack with Docker Compose
 	@$(BIN)/pytest -m docker $(ARGS)
+
+migration-check: $(VENV)/dev.stamp ## Prove the revisions on PostgreSQL, as the CI job does (SINCE=origin/main)
+	@$(BIN)/python -W ignore -m tests.support.with_postgres deploy/ci/migration-check
 
 check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, Dockerfile, YAML, Compose
 	$(BIN)/ruff check .
@@ -56,7 +59,7 @@ requirements: ## Pin the newest dependencies that pyproject.toml admits (needs u
 
 clean: ## Remove the environment, caches and the SQLite file
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f tidegate.db tidegate.db-wal tidegate.db-shm tidegate.db.lock
+	rm -f plan.sql tidegate.db tidegate.db-wal tidegate.db-shm tidegate.db.lock
 
 $(BIN)/python:
 ifneq ($(HAS_UV),)

@@ -138,7 +138,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913, PLR0917 - options, each with a default
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL.")] = False,
     dialect: Annotated[
         str | None,
@@ -147,15 +147,18 @@ def plan(
     start: Annotated[
         str | None, typer.Option("--from", help="With --dialect: the revision applied last.")
     ] = None,
+    since: migrate_checks.Since = None,
     output: Annotated[Path | None, typer.Option(help="Write the SQL to a file as well.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what `up` would do, and change nothing."""
     from service.cli.output import replacing
     from service.migrator.inspection import PlannedRevision, make_plan
+    from service.migrator.released import last_released
 
     def work(runner: "Runner") -> list[PlannedRevision]:
-        planned = make_plan(runner, dialect_name=dialect, start=start)
+        first = start if since is None else last_released(runner.revisions, since)
+        planned = make_plan(runner, dialect_name=dialect, start=first)
         if output is not None:
             with replacing(output) as file:
                 file.write("\n".join(one.sql for one in planned))

@@ -11,8 +11,6 @@ from service.migrator.errors import ExitCode
 from service.migrator.lint.formats import Format
 
 if TYPE_CHECKING:
-    from alembic.script import Script
-
     from service.migrator.catalog import Difference
     from service.migrator.lint.findings import Finding
     from service.migrator.roundtrip import Trip
@@ -69,10 +67,12 @@ def lint(
     from service.cli.output import replacing
     from service.migrator.lint.formats import WRITERS, relative
     from service.migrator.lint.linter import lint as find
+    from service.migrator.released import unreleased
 
     def work(runner: "Runner") -> "list[Finding]":
         revisions = runner.revisions
-        scripts = _unreleased(runner, since)
+        known = revisions.known.values()
+        scripts = [*known] if since is None else unreleased(revisions, since)
         found = relative(find(revisions, scripts, pg_version=pg_version), Path.cwd())
         if output is not None:
             with replacing(output) as file:
@@ -192,16 +192,6 @@ def _scratch(runner: "Runner", url: str | None) -> "Scratch":
     if url is None and configured is not None:
         url = configured.get_secret_value()
     return Scratch(runner.settings, url, runner.cancellation)
-
-
-def _unreleased(runner: "Runner", since: str | None) -> "list[Script]":
-    from service.migrator.released import released
-
-    scripts = [*runner.revisions.known.values()]
-    if since is None:
-        return scripts
-    before = released(runner.revisions.versions, since)
-    return [script for script in scripts if Path(script.path).name not in before]
 
 
 def _print_findings(found: "Sequence[Finding]", format_: Format) -> None:

@@ -4,7 +4,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from alembic.script import Script
+
 from service.migrator.errors import UsageError
+from service.migrator.revisions import Revisions
 
 
 def released(versions: Path, ref: str) -> Mapping[str, bytes]:
@@ -20,6 +23,27 @@ def released(versions: Path, ref: str) -> Mapping[str, bytes]:
     listed = _git(versions, "ls-tree", "-z", "--name-only", "--end-of-options", f"{ref}^{{tree}}")
     names = [name for name in listed.decode().split("\0") if name.endswith(".py")]
     return {name: _git(versions, "show", f"{ref}:./{name}") for name in names}
+
+
+def unreleased(revisions: Revisions, ref: str) -> list[Script]:
+    """The revisions that a reference does not have, from the first to the last.
+
+    Raises:
+        UsageError: As `released`.
+    """
+    before = released(revisions.versions, ref)
+    scripts = revisions.known.values()
+    return [script for script in scripts if Path(script.path).name not in before]
+
+
+def last_released(revisions: Revisions, ref: str) -> str | None:
+    """The last revision that a reference has; None if it has none.
+
+    Raises:
+        UsageError: As `released`.
+    """
+    new = {script.revision for script in unreleased(revisions, ref)}
+    return next((name for name in reversed(revisions.known) if name not in new), None)
 
 
 def _git(versions: Path, *words: str) -> bytes:
