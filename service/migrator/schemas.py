@@ -80,7 +80,13 @@ def _connected(engine: Engine, revisions: Revisions) -> Iterator[None]:
         revisions.config.attributes["connection"] = connection
         try:
             yield
-        except (SQLAlchemyError, CommandError, NotImplementedError) as error:
-            raise MigrationError(first_line(error) or type(error).__name__) from error
+        except MigrationError:
+            raise
+        except (SQLAlchemyError, CommandError) as error:
+            raise MigrationError(first_line(error)) from error
+        except Exception as error:
+            # A revision is a program, and may fail as any.
+            words = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
+            raise MigrationError(words) from error
         finally:
             del revisions.config.attributes["connection"]

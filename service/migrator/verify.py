@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import re
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from alembic.script.revision import RevisionError
 from alembic.util.exc import CommandError
 
 from service.migrator.errors import ExitCode
-from service.migrator.lint.findings import Finding
+from service.migrator.lint.findings import Finding, line_of
 from service.migrator.phases import Phase
 from service.migrator.revisions import Revisions
 
@@ -64,10 +63,8 @@ def _load(path: Path) -> ModuleType | Finding:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # noqa: BLE001 - whatever a file does when it is imported
-        stack = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in stack if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else None) or 1
-        return Finding(path, line, "import", f"{type(error).__name__}: {error}".splitlines()[0])
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Finding(path, line_of(error, path), "import", message)
     return module
 
 

@@ -103,6 +103,35 @@ CASES: dict[str, tuple[str, set[str]]] = {
         "op.execute('WITH x AS (SELECT 1) UPDATE things SET size = 1')",
         {"data-in-transaction"},
     ),
+    "backfill": (
+        (
+            "from service.migrations.backfill import backfill\n"
+            "things = sa.table('things', sa.column('id'), sa.column('size'))\n"
+            "backfill(things, key='id', values={'size': sa.literal(1)}, where=things.c.size < 1)"
+        ),
+        set(),
+    ),
+    "a statement behind a backfill": (
+        (
+            "from service.migrations.backfill import backfill\n"
+            "things = sa.table('things', sa.column('id'), sa.column('size'))\n"
+            "backfill(things, key='id', values={'size': sa.literal(1)}, where=things.c.size < 1)\n"
+            "with op.get_context().autocommit_block():\n"
+            "    op.execute('DELETE FROM things')"
+        ),
+        {"data-not-batched"},
+    ),
+    "index by the service's own function": (
+        (
+            "from service.migrations.indexes import create_index_concurrently\n"
+            "create_index_concurrently('i', 'things', ['name'])"
+        ),
+        set(),
+    ),
+    "question to the database": (
+        "op.get_bind().execute(sa.text('SELECT 1')).scalar()",
+        {"not-rendered"},
+    ),
     "a row": ("op.execute(\"INSERT INTO things (name) VALUES ('SELECT ')\")", set()),
     "whole table outside": (
         (
@@ -163,6 +192,7 @@ def test_finding_is_at_the_line_of_the_file_that_asks_for_it(project: RevisionPr
         """
     )
     second = project.add("op.drop_table('others')")
+    third = project.add("x = 1\nop.get_bind().execute(sa.text('SELECT 1')).scalar()")
     lines = {(finding.path, finding.rule): finding.line for finding in found_in(project)}
     path = project.files[revision]
     assert lines == {
@@ -171,6 +201,7 @@ def test_finding_is_at_the_line_of_the_file_that_asks_for_it(project: RevisionPr
         (path, "adding-foreign-key-constraint"): project.line(revision, "op.execute("),
         (path, "constraint-missing-not-valid"): project.line(revision, "op.execute("),
         (project.files[second], "contract-drop-table"): project.line(second, "drop_table"),
+        (project.files[third], "not-rendered"): project.line(third, "get_bind"),
     }
 
 

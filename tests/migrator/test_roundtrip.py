@@ -99,6 +99,11 @@ FAILURES = {
         "op.drop_column('things', 'more')",
         "up failed: ",
     ),
+    "up that is a broken program": (
+        "op.get_bind().nothing()",
+        "pass",
+        "up failed: AttributeError: ",
+    ),
     "up that cannot go again": (
         "op.execute('CREATE SCHEMA more')",
         "op.execute('ALTER SCHEMA more RENAME TO rest')\nop.execute('CREATE SCHEMA more')",

@@ -1,5 +1,6 @@
 """What the linter says of a revision."""
 
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,13 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         return {**asdict(self), "path": str(self.path)}
+
+
+def line_of(error: BaseException | None, path: Path) -> int:
+    """The line of a file that an error went through last, or that does not parse; else 1."""
+    if error is None:
+        return 1
+    stack = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in stack if frame.filename == str(path)]
+    line: int | None = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    return line or 1

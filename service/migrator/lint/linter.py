@@ -9,7 +9,7 @@ from alembic.script import Script
 
 from service.migrator.errors import MigrationError
 from service.migrator.lint import data, phases, squawk
-from service.migrator.lint.findings import Finding
+from service.migrator.lint.findings import Finding, line_of
 from service.migrator.lint.ignores import without_ignored
 from service.migrator.lint.sql import work_of
 from service.migrator.phases import Phase, phase_of
@@ -43,7 +43,7 @@ def lint(
             rendered += _render(revisions, script)
         except MigrationError as error:
             rule = "not-rendered" if hasattr(script.module, "phase") else "phase-missing"
-            found[path].append(Finding(path, 1, rule, str(error)))
+            found[path].append(Finding(path, line_of(error.__cause__, path), rule, str(error)))
     for one in rendered:
         found[one.path] += _rules(one)
     for finding in squawk.check(rendered, pg_version=pg_version):
