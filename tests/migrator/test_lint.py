@@ -82,6 +82,15 @@ CASES: dict[str, tuple[str, set[str]]] = {
         "op.create_check_constraint('c', 'things', 'size > 0')",
         {"constraint-missing-not-valid"},
     ),
+    "constraint that does not": (
+        "op.create_check_constraint('c', 'things', 'size > 0', postgresql_not_valid=True)",
+        set(),
+    ),
+    "its validation": ("op.execute('ALTER TABLE things VALIDATE CONSTRAINT c')", set()),
+    "column with a default": (
+        "op.add_column('things', sa.Column('n', sa.Text, nullable=False, server_default=''))",
+        set(),
+    ),
     "required column": (
         "op.add_column('things', sa.Column('more', sa.Text(), nullable=False))",
         {"adding-required-field"},
