@@ -4,6 +4,7 @@ GitHub's and GitLab's own runners cannot be run; their files are held against th
 the steps that they share with `make migration-check` are run.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -139,8 +140,43 @@ def test_step_that_fails_is_the_last(postgres_url: str, tmp_path: Path) -> None:
 def test_comment_is_cut_to_what_a_comment_holds(tmp_path: Path) -> None:
     plan = tmp_path / "plan.sql"
     plan.write_text("")
-    assert run(CI / "plan-comment", plan).stdout == "No new revisions.\n"
+    marker = "<!-- tidegate: migration plan -->\n"
+    assert run(CI / "plan-comment", plan).stdout == f"{marker}No new revisions.\n"
     plan.write_text("SELECT 1;\n" * 10_000)
     comment = run(CI / "plan-comment", plan).stdout
+    assert comment.startswith(marker)
     assert len(comment) < 65_536
     assert "artefact" in comment
+
+
+@pytest.mark.parametrize(
+    ("found", "sql", "asked"),
+    [
+        ("", "SELECT 1;", "POST repos/o/r/issues/7/comments"),
+        ("42", "SELECT 1;", "PATCH repos/o/r/issues/comments/42"),
+        # A change without revisions writes none, and corrects what an earlier push wrote.
+        ("42", "", "PATCH repos/o/r/issues/comments/42"),
+        ("", "", None),
+    ],
+)
+def test_pull_request_has_one_comment(
+    tmp_path: Path, found: str, sql: str, asked: str | None
+) -> None:
+    steps = github()["jobs"]["migrations"]["steps"]
+    (script,) = (step["run"] for step in steps if step.get("name") == "comment")
+    # Stands in for GitHub's own command, which is told to answer with what it found.
+    gh = tmp_path / "gh"
+    gh.write_text('#!/bin/sh\necho "$*" >> asked\ncase "$*" in *--jq*) echo "$FOUND";; esac\n')
+    gh.chmod(0o755)
+    (tmp_path / "plan.sql").write_text(sql)
+    (tmp_path / "plan.md").write_text(run(CI / "plan-comment", tmp_path / "plan.sql").stdout)
+    surroundings = {"FOUND": found, "GITHUB_REPOSITORY": "o/r", "NUMBER": "7"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],  # noqa: S607 - as GitHub runs it
+        cwd=tmp_path,
+        env={**os.environ, **surroundings, "PATH": path},
+        check=True,
+    )
+    _, *changes = (tmp_path / "asked").read_text().splitlines()
+    assert changes == ([f"api --silent --method {asked} -F body=@plan.md"] if asked else [])
