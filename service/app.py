@@ -2,14 +2,14 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.database import init_db, process, write_session
@@ -20,6 +20,8 @@ from service.database.idempotency import forget_old_keys
 from service.database.urls import is_memory
 from service.errors import OverloadedError
 from service.migrator.revisions import Revisions
+from service.migrator.schema_metrics import SchemaMetrics
+from service.migrator.schema_status import SchemaStatus
 from service.product_catalog.routes import router as products
 from service.settings import Settings, load_settings
 from service.web import metrics, probes
@@ -106,7 +108,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The first question starts its monitor: without an answer, reads go to the primary.
         _ = replica.unusable_reason
     own_engine = health_engine(settings.database)
-    app.state.health = health_monitor(settings, own_engine, Revisions().status)
+    app.state.health = health_monitor(settings, own_engine, _schema_reader())
     app.state.startup = Startup(app.state.health, process.engine, retry=settings.health_interval)
     app.state.stream_sessions = StreamSessions(
         settings.database, limit=settings.stream_limit, stall=settings.stream_stall
@@ -131,6 +133,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.unit_of_work.close()
     own_engine.dispose()
     process.dispose()
+
+
+def _schema_reader() -> Callable[[Connection], SchemaStatus]:
+    """What compares a database with this release, and shows it in the metrics."""
+    revisions, shown = Revisions(), SchemaMetrics()
+
+    def read(connection: Connection) -> SchemaStatus:
+        status = revisions.status(connection)
+        shown.show(status)
+        return status
+
+    return read
 
 
 async def _forget_old_keys(unit: UnitOfWork) -> None:

@@ -47,6 +47,10 @@ _ADVICE: Final[Mapping[str, str]] = {
         "raise the server's connection limit, or lower DATABASE_POOL_SIZE or the number of replicas"
     ),
     "behind": "run `tidegate migrate up`",
+    "ahead_past_contract": (
+        "deploy the release that migrated, or take that back by its own `tidegate migrate down`"
+    ),
+    "diverged": "deploy a release of the history that the database has",
 }
 _UNREADABLE: Final = Outcome(
     Status.FAIL, "unreadable", "grant SELECT on alembic_version to the role of DATABASE_URL"

@@ -381,3 +381,33 @@ def test_a_database_ahead_is_ready_and_one_that_went_back_is_not(
         eventually(lambda: status(service, "/readyz") == 503)
         assert output(service, "schema").startswith("behind")
         assert status(service, "/startupz") == 200, "it has started once"
+
+
+def test_a_database_past_a_contract_is_not_ready_and_the_metrics_tell(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    url = PostgresDatabases(server.url()).create("past")
+    migrate(url)
+
+    def apply(revision: str, phase: str) -> None:
+        server.execute(
+            "INSERT INTO migration_history (revision, phase, checksum, release)"  # noqa: S608 - ours
+            f" VALUES ('{revision}', '{phase}', '', '9.9');"
+            f" UPDATE alembic_version SET version_num = '{revision}'",
+            "past",
+        )
+
+    with running_service(tmp_path, settings(url, HEALTH_INTERVAL="0.2")) as service:
+
+        def is_in(state: str) -> bool:
+            return scraped(service, "service_schema_state", state=state) == 1
+
+        apply("adds", "expand")
+        eventually(lambda: is_in("ahead"))
+        assert status(service, "/readyz") == 200
+        assert scraped(service, "service_schema_compatible") == 1
+        apply("drops", "contract")
+        eventually(lambda: status(service, "/readyz") == 503)
+        assert output(service, "schema").startswith("ahead_past_contract")
+        assert is_in("ahead_past_contract")
+        assert scraped(service, "service_schema_compatible") == 0
