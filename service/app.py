@@ -142,6 +142,12 @@ def _schema_reader() -> Callable[[Connection], SchemaStatus]:
     def read(connection: Connection) -> SchemaStatus:
         status = revisions.status(connection)
         shown.show(status)
+        if not status.is_phase_known:
+            log.warning(
+                "nobody can say whether a later release took something from the schema:"
+                " grant SELECT on migration_history to the role of DATABASE_URL",
+                revision=status.current,
+            )
         return status
 
     return read
