@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from typing import Any
@@ -124,10 +125,11 @@ def test_timeout_tells_who_has_the_connections(make_pool: MakePool) -> None:
         route_source.reset(token)
         with pool.engine.connect(), pytest.raises(PoolTimeoutError) as refused:
             pool.engine.connect()
-    assert (
-        "the pool is full, and no connection came free within 0.01 s: total 2 of 2, used 2,"
-        " idle 0, waiting 1; the oldest is out for 0.0 s for /reports/{year}"
-    ) in str(refused.value)
+    assert re.search(
+        r"the pool is full, and no connection came free within 0\.01 s: total 2 of 2, used 2,"
+        r" idle 0, waiting 1; the oldest is out for \d\.\d s for /reports/\{year\}",
+        str(refused.value),
+    )
 
 
 # What becomes of connections.

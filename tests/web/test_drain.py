@@ -81,7 +81,7 @@ def refuses(service: Service) -> bool:
 
 def ends_soon(service: Service) -> bool:
     """Whether it ends well, and long before those times are over that nothing should wait for."""
-    return service.process.wait(timeout=10) == 0
+    return service.process.wait(timeout=15) == 0
 
 
 def until_end(client: socket.socket) -> bytes:
