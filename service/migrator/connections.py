@@ -63,7 +63,12 @@ def migration_engine(
 
 
 def wait_for_database(
-    engine: Engine, *, wait: float, events: Events, cancellation: Cancellation
+    engine: Engine,
+    *,
+    wait: float,
+    events: Events,
+    cancellation: Cancellation,
+    needs_session: bool = True,
 ) -> None:
     """Return as soon as the database takes a connection.
 
@@ -72,6 +77,7 @@ def wait_for_database(
         wait: Seconds to keep trying.
         events: Told once that there is something to wait for.
         cancellation: Ends it.
+        needs_session: Whether what follows keeps something in its session, or only reads.
 
     Raises:
         UnreachableError: It did not in time; at once when it refuses the user or has no
@@ -84,7 +90,8 @@ def wait_for_database(
     while True:
         try:
             with engine.connect() as connection:
-                refuse_unsuitable(engine, connection)
+                if needs_session:
+                    refuse_unsuitable(engine, connection)
                 return
         except SQLAlchemyError as error:
             refuse_options_filter(error)

@@ -134,11 +134,19 @@ class Runner:
             phase_of(script)
 
     @contextmanager
-    def connected(self) -> Iterator[Engine]:
-        """The database, once it takes connections."""
+    def connected(self, *, needs_session: bool = True) -> Iterator[Engine]:
+        """The database, once it takes connections.
+
+        Args:
+            needs_session: Whether to refuse a pooler that gives each transaction another one.
+        """
         with migration_engine(self.settings, self.limits) as engine:
             wait_for_database(
-                engine, wait=self.wait, events=self.events, cancellation=self.cancellation
+                engine,
+                wait=self.wait,
+                events=self.events,
+                cancellation=self.cancellation,
+                needs_session=needs_session,
             )
             yield engine
 

@@ -26,7 +26,8 @@ def wait_until_compatible(runner: Runner) -> SchemaStatus:
     """
     _ = runner.revisions.head
     told: SchemaStatus | None = None
-    with runner.connected() as engine:
+    # A pod waits by the database URL that it will serve with, and that may be a pooler's.
+    with runner.connected(needs_session=False) as engine:
         deadline = time.monotonic() + runner.wait
         while True:
             with autocommit_engine(engine).connect() as connection:

@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from service.migrator.errors import UsageError
+from service.migrator.errors import ExitCode, UsageError
 from service.migrator.schema_status import SchemaState
 from tests.migrator.histories import History
 from tests.support.pgbouncer import pgbouncer, require_pgbouncer
@@ -45,6 +45,14 @@ def test_refusal_is_one_line_and_exit_code_2(history: History, empty_postgres_ur
     assert result.json["exit_code"] == 2
     assert "MIGRATE_DATABASE_URL" in result.json["error"]
     assert "Traceback" not in result.errors
+
+
+def test_waiting_needs_no_session_of_its_own(history: History, empty_postgres_url: str) -> None:
+    history.add("a1", _CREATE)
+    with pgbouncer(empty_postgres_url, pool_mode="transaction", **_TAKES_OPTIONS) as url:
+        assert history.invoke(url, "wait", "--timeout", "0").code == ExitCode.BEHIND
+        history.runner(empty_postgres_url).up()
+        assert history.invoke(url, "wait", "--timeout", "0").code == ExitCode.DONE
 
 
 def test_proxy_that_takes_no_options_is_refused_at_once(
