@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,17 @@ from tests.deploy.support import ROOT, run
 
 Manifest = dict[str, Any]
 
+VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+IMAGE: Final = "registry.example.com/tidegate"
 KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
-COMPONENTS: Final = tuple(sorted(p.parent.name for p in KUBERNETES.glob("components/*/*.yaml")))
+# A part of the autoscalers, and none by itself.
+_PARTS: Final = {"autoscaled"}
+COMPONENTS: Final = tuple(sorted({p.name for p in (KUBERNETES / "components").iterdir()} - _PARTS))
 OVERLAYS: Final = tuple(sorted(p.name for p in (KUBERNETES / "overlays").iterdir()))
 # What is not in one of these goes together with everything.
 EXCLUSIVE: Final = (
     ("migrate-job", "migrate-argocd"),
-    ("autoscaled", "autoscale-cpu", "autoscale-pool", "autoscale-keda"),
+    ("autoscale-cpu", "autoscale-pool", "autoscale-keda"),
 )
 _TOGETHER: Final = [
     "base",
@@ -35,7 +40,7 @@ _TOGETHER: Final = [
 SERVICES: Final = (
     "base",
     *(f"overlays/{name}" for name in OVERLAYS),
-    *(f"base+{name}" for name in dict.fromkeys(COMPONENTS)),
+    *(f"base+{name}" for name in COMPONENTS),
     "+".join(_TOGETHER),
 )
 RENDERED: Final = (*SERVICES, "cloudnative-pg")
@@ -71,6 +76,8 @@ def _rendered(name: str) -> list[Manifest]:
     with tempfile.TemporaryDirectory() as directory:
         to_kubernetes = os.path.relpath(KUBERNETES, Path(directory).resolve())
         kustomization = {
+            "namespace": "tidegate",
+            "images": [{"name": "tidegate", "newName": IMAGE, "newTag": VERSION}],
             "resources": [f"{to_kubernetes}/{base}"],
             "components": [f"{to_kubernetes}/components/{one}" for one in components],
         }
@@ -132,9 +139,7 @@ def container(pod: Pod, name: str) -> Manifest:
 def config(manifests: list[Manifest]) -> dict[str, str]:
     """What the service's ConfigMap says."""
     (found,) = (
-        m["data"]
-        for m in of_kind(manifests, "ConfigMap")
-        if "WEB_CONCURRENCY" in m.get("data", {})
+        m["data"] for m in of_kind(manifests, "ConfigMap") if "WEB_CONCURRENCY" in m.get("data", {})
     )
     result: dict[str, str] = found
     return result
@@ -159,12 +164,12 @@ def secret_files(spec: Manifest, container: Manifest) -> Iterator[tuple[str, str
 def most_pods(manifests: list[Manifest]) -> int:
     """How many pods of the service there are at most, those of an update included."""
     spec = named(manifests, "Deployment", "tidegate")["spec"]
-    surge: int = spec["strategy"]["rollingUpdate"]["maxSurge"]
-    limits = [spec["replicas"]] if "replicas" in spec else []
+    limits: list[int] = [spec["replicas"]] if "replicas" in spec else []
     for scaler in of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject"):
         limits += [
             scaler["spec"][name]
             for name in ("maxReplicas", "maxReplicaCount")
             if name in scaler["spec"]
         ]
+    surge: int = spec["strategy"]["rollingUpdate"]["maxSurge"]
     return max(limits) + surge
