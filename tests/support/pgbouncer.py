@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -43,25 +44,49 @@ def pgbouncer(url: str, **settings: str) -> Iterator[str]:
         "auth_type": "any",
         **settings,
     }
-    with tempfile.TemporaryDirectory(prefix="tidegate-pgbouncer-") as directory:
-        file = Path(directory, "ini")
-        file.write_text(
-            f"[databases]\n* = host={target.host} port={target.port} user={target.username}\n"
-            "[pgbouncer]\n" + "".join(f"{name} = {value}\n" for name, value in options.items())
-        )
+    lines = [f"{name} = {value}" for name, value in options.items()]
+    databases = f"* = host={target.host} port={target.port} user={target.username}"
+    text = "\n".join(["[databases]", databases, "[pgbouncer]", *lines])
+    with running_pgbouncer({"pgbouncer.ini": text}, port):
+        yield target.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+
+
+@contextmanager
+def running_pgbouncer(files: Mapping[str, str], port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run PgBouncer; it is stopped at the end, if it still runs.
+
+    Args:
+        files: What they hold, by name; `{directory}` stands for where they lie. The first one is
+            the configuration.
+        port: Where that says that it listens.
+    """
+    with tempfile.TemporaryDirectory(prefix="tidegate-pgbouncer-") as name:
+        directory = Path(name)
+        for file, text in files.items():
+            (directory / file).write_text(text.replace("{directory}", name))
         # It refuses to run as root.
-        Path(directory).chmod(0o755)
+        directory.chmod(0o755)
         user = "nobody" if os.geteuid() == 0 else None
-        with Path(directory, "log").open("wb") as log:
+        with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                [str(_PROGRAM), str(file)], stdout=log, stderr=log, user=user
+                [str(_PROGRAM), str(directory / next(iter(files)))],
+                stdout=log,
+                stderr=log,
+                user=user,
             )
         try:
             eventually(lambda: _accepts(port))
-            yield target.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+            yield process
         finally:
             process.terminate()
             process.wait(timeout=10)
+
+
+def pgbouncer_version() -> tuple[int, ...]:
+    """Of the one that is installed."""
+    told = subprocess.run([str(_PROGRAM), "--version"], capture_output=True, text=True, check=True)
+    (found,) = re.findall(r"^PgBouncer (\d+)\.(\d+)", told.stdout, re.MULTILINE)
+    return tuple(map(int, found))
 
 
 def _accepts(port: int) -> bool:
