@@ -22,6 +22,8 @@ from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import PYTHON, environment, running_service
 
+# Those that asyncpg prepares, which streams exports: `test_pods.py` has a newer PgBouncer.
+KEEPS_STATEMENTS_APART = pgbouncer_version() >= (1, 21)
 SQL_OF_PRODUCTS = "INSERT INTO products (code, name, price) VALUES ('ROPE', 'Rope', 1)"
 
 
@@ -72,7 +74,7 @@ def pooled(server: PostgresServer) -> Iterator["tuple[str, subprocess.Popen[byte
     ini, databases = files["pgbouncer.ini"], files["databases.ini"]
     ini = re.sub(r"(?m)^listen_port = .*", f"listen_port = {port}", ini)
     ini = re.sub(r"/(etc|var/run)/pgbouncer/", "{directory}/", ini)
-    if pgbouncer_version() < (1, 21):
+    if not KEEPS_STATEMENTS_APART:
         ini = re.sub(r"(?m)^max_prepared_statements = .*", "", ini)
     databases = databases.replace("tidegate-db-rw port=5432", f"127.0.0.1 port={server.port}")
     users = '"tidegate" "not-checked"\n"tidegate_owner" "not-checked"\n'
@@ -118,7 +120,8 @@ def test_service_runs_through_pgbouncer(server: PostgresServer, tmp_path: Path) 
         tag = {"If-Match": service.http.get(path).headers["ETag"]}
         assert service.http.patch(path, json={"name": "Cord"}, headers=tag).status_code == 200
         assert [p["name"] for p in service.http.get("/products").json()["items"]] == ["Cord"]
-        assert "Cord" in service.http.get("/products/export?format=csv").text
+        if KEEPS_STATEMENTS_APART:
+            assert all("Cord" in service.http.get("/products/export").text for _ in range(20))
         assert service.http.delete(path).status_code == 204
         assert tidegate(url, "migrate", "wait", "--timeout", "0").returncode == ExitCode.DONE
 
@@ -171,7 +174,7 @@ def test_migrations_are_refused_there(server: PostgresServer) -> None:
 
 def test_asyncpg_prepares_statements_there(server: PostgresServer) -> None:
     require_pgbouncer()
-    if pgbouncer_version() < (1, 21):
+    if not KEEPS_STATEMENTS_APART:
         pytest.skip("PgBouncer before 1.21 keeps no prepared statements apart")
 
     async def ask(url: str) -> None:

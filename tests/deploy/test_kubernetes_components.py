@@ -1,6 +1,8 @@
 """What single components of the Kubernetes manifests promise beyond the rules for all."""
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from tests.deploy.manifests import (
     rendered,
     service_pod,
 )
+from tests.deploy.support import run
 from tests.support.databases import migrate
 from tests.support.scraping import Series, scrape
 from tests.support.server import running_service
@@ -120,6 +123,46 @@ def test_autoscalers_ask_for_series_that_are_exported(query: str, series: Series
                 break
         else:
             pytest.fail(f"no series like {name}{{{matchers}}}")
+
+
+def test_saturation_is_that_of_the_fuller_pool(tmp_path: Path) -> None:
+    """By promtool: a pod with a full replica's pool, and one that is idle."""
+    if not shutil.which("promtool"):
+        pytest.skip("needs promtool, which is part of Prometheus")
+    told = queries()
+    by_pod = told["adapter"].replace("<<.GroupBy>>", "pod")
+    by_pod = by_pod.replace("<<.LabelMatchers>>", 'namespace="tidegate"')
+    pools = {
+        ("a", "primary", "tidegate"): 5,
+        ("a", "replica", "tidegate"): 10,
+        ("b", "primary", "tidegate"): 2,
+        # Of the health checks, and of somebody else's.
+        ("b", "health", "tidegate"): 10,
+        ("c", "primary", "elsewhere"): 10,
+    }
+    series = []
+    for (pod, pool, namespace), used in pools.items():
+        labels = f'pod="{pod}",pool_name="{pool}",namespace="{namespace}"'
+        for name, value in (
+            (f'count{{state="used",{labels}}}', used),
+            (f'count{{state="idle",{labels}}}', 10 - used),
+            (f"max{{{labels}}}", 10),
+        ):
+            series.append({"series": f"db_client_connection_{name}", "values": str(value)})
+    samples = [{"labels": '{pod="a"}', "value": 1.0}, {"labels": '{pod="b"}', "value": 0.2}]
+    expected = [
+        {"expr": by_pod, "eval_time": "0", "exp_samples": samples},
+        {
+            "expr": told["keda"],
+            "eval_time": "0",
+            "exp_samples": [{"labels": "{}", "value": 1.2}],
+        },
+    ]
+    file = tmp_path / "test.yml"
+    file.write_text(
+        yaml.safe_dump({"tests": [{"input_series": series, "promql_expr_test": expected}]})
+    )
+    run("promtool", "test", "rules", file)
 
 
 def test_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:

@@ -211,6 +211,19 @@ def test_connections_are_counted_for_every_pod_there_may_be(
     assert demand.total <= budget
 
 
+@pytest.mark.parametrize("rendering", ["overlays/staging", "overlays/prod", "base+autoscale-keda"])
+def test_autoscaler_that_goes_further_is_noticed(
+    rendering: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = rendered(rendering)
+    settings = settings_of(manifests, tmp_path, monkeypatch)
+    (scaler,) = of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
+    (limit,) = scaler["spec"].keys() & {"maxReplicas", "maxReplicaCount"}
+    scaler["spec"][limit] += 1
+    with pytest.raises(AssertionError):
+        test_connections_are_counted_for_every_pod_there_may_be(manifests, settings)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_more_pods_than_the_budget_has_room_for_are_refused(
     overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

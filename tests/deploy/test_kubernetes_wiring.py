@@ -1,5 +1,6 @@
 """The Kubernetes manifests: what selects which pods, and through which ports they are reached."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -193,3 +194,65 @@ def test_no_secret_is_a_literal(manifests: list[Manifest]) -> None:
                     word in name for word in ("URL", "TOKEN", "PASSWORD", "SECRET", "KEY")
                 )
                 assert "://" not in value
+
+
+def _select_by(label: str, kind: str) -> Callable[[list[Manifest]], None]:
+    def change(manifests: list[Manifest]) -> None:
+        manifest = of_kind(manifests, kind)[-1]
+        pod = service_pod(manifests)
+        selector_of(manifest).clear()
+        selector_of(manifest)[label] = pod.labels[label]
+
+    return change
+
+
+PART_OF = "app.kubernetes.io/part-of"
+BREAKAGES: dict[str, tuple[Callable[[list[Manifest]], None], Callable[[list[Manifest]], None]]] = {
+    "a Service that takes the Job's pods too": (
+        _select_by(PART_OF, "Service"),
+        test_nothing_takes_the_pods_of_a_migration_for_its_own,
+    ),
+    "a budget that counts the Job's pods too": (
+        _select_by(PART_OF, "PodDisruptionBudget"),
+        test_nothing_takes_the_pods_of_a_migration_for_its_own,
+    ),
+    "a policy for every pod": (
+        _select_by(PART_OF, "NetworkPolicy"),
+        test_each_selector_finds_the_pods_of_its_name_alone,
+    ),
+    "a ServiceMonitor of two Services": (
+        _select_by(PART_OF, "ServiceMonitor"),
+        test_monitors_scrape_ports_of_services_that_exist,
+    ),
+    "a port that nobody opens": (
+        lambda m: of_kind(m, "Service")[0]["spec"]["ports"][0].update(targetPort="web"),
+        test_services_lead_to_ports_that_exist,
+    ),
+    "a probe of a port that is not there": (
+        lambda m: container(service_pod(m), "api")["livenessProbe"]["httpGet"].update(port="web"),
+        test_probes_of_other_pods_ask_ports_that_exist,
+    ),
+    "a budget that lets no node be drained": (
+        lambda m: of_kind(m, "PodDisruptionBudget")[0]["spec"].update(maxUnavailable=0),
+        test_budget_lets_a_node_be_drained_and_a_pod_stay,
+    ),
+    "a budget that lets every pod be evicted": (
+        lambda m: of_kind(m, "PodDisruptionBudget")[0]["spec"].update(maxUnavailable=2),
+        test_budget_lets_a_node_be_drained_and_a_pod_stay,
+    ),
+    "a URL in the configuration": (
+        lambda m: config(m).update(PUBLIC_ADDRESS="https://example.com"),
+        test_no_secret_is_a_literal,
+    ),
+}
+
+
+@pytest.mark.parametrize(("break_it", "test"), BREAKAGES.values(), ids=BREAKAGES)
+def test_breakage_is_noticed(
+    break_it: Callable[[list[Manifest]], None], test: Callable[[list[Manifest]], None]
+) -> None:
+    manifests = rendered(SERVICES[-1])
+    test(manifests)
+    break_it(manifests)
+    with pytest.raises((AssertionError, ValueError)):
+        test(manifests)

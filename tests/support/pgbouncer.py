@@ -83,8 +83,10 @@ def running_pgbouncer(files: Mapping[str, str], port: int) -> Iterator["subproce
 
 
 def pgbouncer_version() -> tuple[int, ...]:
-    """Of the one that is installed."""
-    told = subprocess.run([str(_PROGRAM), "--version"], capture_output=True, text=True, check=True)
+    """Of the one that is installed; empty without any."""
+    if _PROGRAM is None:
+        return ()
+    told = subprocess.run([_PROGRAM, "--version"], capture_output=True, text=True, check=True)
     (found,) = re.findall(r"^PgBouncer (\d+)\.(\d+)", told.stdout, re.MULTILINE)
     return tuple(map(int, found))
 
