@@ -14,6 +14,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from service.database import DatabaseSettings, create_async_db_engine, create_db_engine
+from service.database.network_loss import SESSION_PARAMETERS
 from service.migrator.errors import ExitCode
 from tests.deploy.manifests import of_kind, rendered
 from tests.support.databases import migrate
@@ -126,21 +127,28 @@ def test_service_runs_through_pgbouncer(server: PostgresServer, tmp_path: Path) 
         assert tidegate(url, "migrate", "wait", "--timeout", "0").returncode == ExitCode.DONE
 
 
-def test_pgbouncer_sets_the_limits_that_it_takes_no_notice_of(server: PostgresServer) -> None:
-    settings = DatabaseSettings()
+def test_sessions_of_pgbouncer_are_told_what_the_service_tells_its_own(
+    server: PostgresServer,
+) -> None:
+    names = ("statement_timeout", "client_connection_check_interval", *SESSION_PARAMETERS)
+
+    def told(url: str) -> dict[str, str]:
+        engine = create_db_engine(url)
+        with engine.connect() as connection:
+            shown = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in names}
+        engine.dispose()
+        return shown
+
+    async def connect(url: str) -> None:
+        # asyncpg names them one by one.
+        engine = create_async_db_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+        async with engine.connect():
+            pass
+        await engine.dispose()
+
     with pooled(server) as (url, _):
-        for through in (url, url_of(server, "tidegate")):
-            engine = create_db_engine(through)
-            with engine.connect() as connection:
-                told = {
-                    name: connection.execute(text(f"SHOW {name}")).scalar_one()
-                    for name in ("statement_timeout", "client_connection_check_interval")
-                }
-            engine.dispose()
-            assert told == {
-                "statement_timeout": f"{settings.statement_timeout:g}s",
-                "client_connection_check_interval": "1s",
-            }
+        assert told(url) == told(url_of(server, "tidegate"))
+        asyncio.run(connect(url))
 
 
 def test_more_clients_than_connections_are_all_served(server: PostgresServer) -> None:

@@ -195,6 +195,18 @@ def test_keda_asks_for_its_own_namespace_and_falls_back_within_its_bounds(render
         assert trigger["metricType"] == "AverageValue"
 
 
+def test_every_overlay_tells_pgbouncers_sessions_the_same() -> None:
+    told = set()
+    for rendering in ("base+pgbouncer", "overlays/staging"):
+        (text,) = (
+            m["data"]["databases.ini"]
+            for m in of_kind(rendered(rendering), "ConfigMap")
+            if "databases.ini" in m["data"]
+        )
+        told |= {*re.findall(r"connect_query='([^']*)'", text)}
+    assert len(told) == 1
+
+
 def cluster() -> Manifest:
     (found,) = rendered("cloudnative-pg")
     return found
