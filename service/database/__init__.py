@@ -14,7 +14,15 @@ from service.database.pagination import InvalidCursorError, Page, Sort
 from service.database.pool_events import instrument
 from service.database.pool_holders import route_source
 from service.database.pool_queue import PoolPolicy
-from service.database.pool_snapshot import HolderSnapshot, PoolSnapshot, pool_snapshot
+from service.database.pool_snapshot import (
+    HolderSnapshot,
+    PoolSnapshot,
+    UnknownPoolError,
+    WaiterSnapshot,
+    operable_pool,
+    pool_snapshot,
+    pool_snapshots,
+)
 from service.database.replica import ReplicaFailedError
 from service.database.repository import BaseRepository
 from service.database.repository_async import BaseRepositoryAsync
@@ -58,7 +66,9 @@ __all__ = [
     "SettingsError",
     "Sort",
     "TimeLimit",
+    "UnknownPoolError",
     "UnsupportedUrlError",
+    "WaiterSnapshot",
     "async_engine",
     "check_database_health",
     "create_async_db_engine",
@@ -71,7 +81,9 @@ __all__ = [
     "init_db",
     "instrument",
     "metadata",
+    "operable_pool",
     "pool_snapshot",
+    "pool_snapshots",
     "process",
     "read_session",
     "reset_db",

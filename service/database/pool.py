@@ -76,8 +76,8 @@ class PoolObserver(Protocol):
     def validated(self, *, alive: bool) -> None:
         """A connection was asked whether it is alive."""
 
-    def resized(self) -> None:
-        """The limits changed."""
+    def reconfigured(self) -> None:
+        """The limits changed, or the pool was suspended or resumed."""
 
     def oldest_use(self) -> str:
         """Say who has had a connection for longest."""
@@ -255,26 +255,33 @@ class MeteredPoolMixin(QueuePool):
             max_overflow: How many more are opened when all are in use; -1 means without limit.
         """
         self.queue.resize(pool_size, _capacity(pool_size, max_overflow))
-        if self.observer is not None:
-            self.observer.resized()
+        self._tell_of_limits()
         self.tick()
 
     def suspend(self) -> None:
         """Let every checkout wait, up to the pool's timeout, until `resume()`."""
         self.queue.suspend()
+        self._tell_of_limits()
 
     def resume(self) -> None:
         """Serve those who wait, in their order."""
         self.queue.resume()
+        self._tell_of_limits()
 
     def soft_evict(self) -> None:
         """Replace every connection: idle ones at once, those in use when they come back."""
         self.queue.evict("evicted")
         self.tick()
 
+    def _tell_of_limits(self) -> None:
+        if self.observer is not None:
+            self.observer.reconfigured()
+
     @property
     def _min_open(self) -> float:
-        return 0 if self._is_disposed else min(self.policy.min_idle, self.capacity)
+        # No more than are kept, or each second would open what the one before has closed.
+        kept = self.size() or math.inf
+        return 0 if self._is_disposed else min(self.policy.min_idle, kept, self.capacity)
 
     def warm_up(self) -> None:
         """Open connections until `policy.min_idle` lie idle or are in use.

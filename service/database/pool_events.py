@@ -71,6 +71,12 @@ def follower_of(engine: Engine) -> "PoolFollower | None":
     return reference() if reference is not None else None
 
 
+def followers() -> list["PoolFollower"]:
+    """What follows the pools of this process, one for each name, in the names' order."""
+    living = [reference() for reference in _latest.valuerefs()]
+    return sorted(filter(None, living), key=lambda follower: follower.pool_name)
+
+
 class PoolFollower:
     """Follows one engine's pool, over every `dispose()`, and keeps its metrics right."""
 
@@ -118,7 +124,7 @@ class PoolFollower:
             pool.observer = self
         else:
             observe_checkouts(pool, self)
-        self.resized()
+        self.reconfigured()
 
     def retire(self) -> None:
         """Leave the gauges to another engine of the same name; counters go on."""
@@ -131,6 +137,11 @@ class PoolFollower:
         self._pending = 0
         self.waiting(0)
         self._settle(None)
+
+    @property
+    def pool(self) -> Pool:
+        """The engine's pool, which `dispose()` replaces."""
+        return self._engine.pool
 
     @property
     def pending(self) -> int:
@@ -159,9 +170,11 @@ class PoolFollower:
         """Count a connection that was asked whether it is alive."""
         self._series.validated("alive" if alive else "dead")
 
-    def resized(self) -> None:
-        """Publish the pool's limits."""
-        self._series.limit(*pool_limits(self._engine.pool))
+    def reconfigured(self) -> None:
+        """Publish the pool's limits, and whether it is suspended."""
+        pool = self._engine.pool
+        self._series.limit(*pool_limits(pool))
+        self._series.suspended.set(isinstance(pool, MeteredPoolMixin) and pool.queue.suspended)
 
     def oldest_use(self) -> str:
         """Say who has had a connection for longest."""

@@ -25,6 +25,12 @@ _OWN: Final = str(Path(__file__).parent / "pool")
 _takes: Final[dict[str, bool]] = {}
 
 
+def current_route() -> str:
+    """The template of the route that the code which runs now works for; empty outside of any."""
+    source = route_source.get()
+    return source() if source is not None else ""
+
+
 class Holder:
     """One checkout that has not come back."""
 
@@ -32,8 +38,7 @@ class Holder:
 
     def __init__(self, with_stack: bool) -> None:
         self.since = time.perf_counter()
-        source = route_source.get()
-        self.route = source() if source is not None else ""
+        self.route = current_route()
         self.stack = _capture() if with_stack else ()
         self.is_leaked = False
 

@@ -71,6 +71,12 @@ OLDEST_USE = Gauge(
     ["pool_name"],
     multiprocess_mode="livemax",
 )
+SUSPENDED = Gauge(
+    "db_client_connection_suspended",
+    "Whether the pool is suspended (1): every checkout waits until it is resumed.",
+    ["pool_name"],
+    multiprocess_mode="livesum",
+)
 LEAKED = Gauge(
     "db_client_connection_leaked",
     "Connections that have been out for longer than the leak threshold.",
@@ -211,6 +217,7 @@ class PoolSeries:
         self.pending = PENDING_REQUESTS.labels(pool_name)
         self.oldest_use = OLDEST_USE.labels(pool_name)
         self.oldest_wait = OLDEST_WAIT.labels(pool_name)
+        self.suspended = SUSPENDED.labels(pool_name)
         self.leaked = LEAKED.labels(pool_name)
         self.leaks = LEAKS.labels(pool_name)
         self.leaks_returned = LEAKS_RETURNED.labels(pool_name)

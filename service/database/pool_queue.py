@@ -56,6 +56,8 @@ class Waiter(Protocol):
     """One checkout in the line."""
 
     since: float
+    # The template of the HTTP route that it is for.
+    route: str
     # Set with a place; a waiter that is woken without one has to ask another pool.
     has_place: bool
 
@@ -132,6 +134,11 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             return self._waiters[0].since
         except IndexError:
             return None
+
+    def line(self) -> list[Waiter]:
+        """Who waits, whoever has waited longest first."""
+        with self._lock:
+            return [*self._waiters]
 
     def qsize(self) -> int:
         """How many connections lie idle."""

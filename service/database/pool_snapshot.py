@@ -1,15 +1,21 @@
 """What a pool looks like at one moment: for a command, a page, or a debugger."""
 
 import math
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database.pool import MeteredPoolMixin, pool_limits
-from service.database.pool_events import PoolFollower, follower_of
+from service.database.pool_events import PoolFollower, follower_of, followers
 from service.database.pool_holders import Holder
+from service.database.pool_queue import FairQueue
 from service.database.pool_watch import oldest_wait
+
+
+class UnknownPoolError(LookupError):
+    """There is no pool of this name that could be operated; the text names those that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,19 @@ class HolderSnapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaiterSnapshot:
+    """One checkout in the line.
+
+    Attributes:
+        age: Seconds since it began to wait.
+        route: As of a holder.
+    """
+
+    age: float
+    route: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolSnapshot:
     """A pool at one moment; the words are those of its metrics.
 
@@ -45,6 +64,8 @@ class PoolSnapshot:
         is_suspended: Whether nobody is served until `resume()`.
         holders: Who has a connection, whoever has had it for longest first; those of a pool that
             `dispose()` replaced are among them, and not in `used`.
+        waiters: Who waits in line, whoever has waited for longest first; a checkout that waits for
+            the server is not among them.
     """
 
     pool_name: str
@@ -56,6 +77,7 @@ class PoolSnapshot:
     oldest_wait: float
     is_suspended: bool
     holders: tuple[HolderSnapshot, ...]
+    waiters: tuple[WaiterSnapshot, ...]
 
 
 def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> PoolSnapshot:
@@ -74,9 +96,41 @@ def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> Pool
         raise ValueError(
             "nothing follows this engine's pool; call instrument(engine, pool_name=...) first"
         )
-    pool = sync_engine.pool
+    return _snapshot(follower, stacks=stacks)
+
+
+def pool_snapshots(*, stacks: bool = False) -> list[PoolSnapshot]:
+    """Look at every pool of this process that is followed, in the order of their names.
+
+    Args:
+        stacks: As of `pool_snapshot`.
+    """
+    return [_snapshot(follower, stacks=stacks) for follower in followers()]
+
+
+def operable_pool(pool_name: str) -> MeteredPoolMixin:
+    """The pool of a name, to suspend, resume, resize or evict it.
+
+    Args:
+        pool_name: Its label.
+
+    Raises:
+        UnknownPoolError: There is none, or it is of a kind that cannot be operated.
+    """
+    pools = {follower.pool_name: follower.pool for follower in followers()}
+    pool = pools.get(pool_name)
+    if isinstance(pool, MeteredPoolMixin):
+        return pool
+    known = [name for name, one in pools.items() if isinstance(one, MeteredPoolMixin)]
+    problem = "there is no such pool" if pool is None else "it is one fixed connection, or none"
+    raise UnknownPoolError(f"{pool_name}: {problem}; take one of {', '.join(known) or 'none'}")
+
+
+def _snapshot(follower: PoolFollower, *, stacks: bool) -> PoolSnapshot:
+    pool = follower.pool
     used, idle = follower.ledger.counts()
     idle_max, most = pool_limits(pool)
+    queue = pool.queue if isinstance(pool, MeteredPoolMixin) else None
     return PoolSnapshot(
         pool_name=follower.pool_name,
         used=used,
@@ -85,8 +139,16 @@ def pool_snapshot(engine: Engine | AsyncEngine, *, stacks: bool = False) -> Pool
         max=_limit(most),
         idle_max=_limit(idle_max),
         oldest_wait=oldest_wait(pool),
-        is_suspended=isinstance(pool, MeteredPoolMixin) and pool.queue.suspended,
+        is_suspended=queue is not None and queue.suspended,
         holders=_holders(follower, stacks=stacks),
+        waiters=_waiters(queue) if queue is not None else (),
+    )
+
+
+def _waiters(queue: FairQueue) -> tuple[WaiterSnapshot, ...]:
+    now = time.monotonic()
+    return tuple(
+        WaiterSnapshot(age=now - waiter.since, route=waiter.route) for waiter in queue.line()
     )
 
 

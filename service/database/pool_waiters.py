@@ -6,12 +6,15 @@ import time
 
 from sqlalchemy.util import await_
 
+from service.database.pool_holders import current_route
+
 
 class ThreadWaiter:
     """A thread that waits for a place."""
 
     def __init__(self) -> None:
         self.since = time.monotonic()
+        self.route = current_route()
         self.has_place = False
         self._blocked = threading.Lock()
         self._blocked.acquire()
@@ -38,6 +41,7 @@ class TaskWaiter:
 
     def __init__(self) -> None:
         self.since = time.monotonic()
+        self.route = current_route()
         self.has_place = False
         self._loop = asyncio.get_running_loop()
         self._granted: asyncio.Future[bool] = self._loop.create_future()

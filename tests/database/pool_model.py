@@ -158,7 +158,7 @@ class ModelPool:
 
     @property
     def _min_open(self) -> int:
-        return min(self.min_idle, self.capacity)
+        return min(self.min_idle, self.size, self.capacity)
 
     def _take_idle(self) -> ModelConnection | None:
         while self.idle:

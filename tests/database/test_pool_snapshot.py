@@ -10,12 +10,15 @@ from sqlalchemy.pool import NullPool
 
 from service.database import (
     DatabaseSettings,
+    UnknownPoolError,
     create_async_db_engine,
+    create_db_engine,
     instrument,
+    operable_pool,
     pool_snapshot,
+    pool_snapshots,
     route_source,
 )
-from service.database.pool import MeteredQueuePool
 from tests.database.conftest import MakePool
 from tests.support.polling import eventually
 
@@ -58,6 +61,7 @@ def test_snapshot_tells_who_waits(make_pool: MakePool) -> None:
     pool = make_pool(pool_size=1, max_overflow=0)
 
     def wait() -> None:
+        route_source.set(lambda: "/waits")
         pool.engine.connect().close()
 
     with pool.engine.connect():
@@ -65,6 +69,9 @@ def test_snapshot_tells_who_waits(make_pool: MakePool) -> None:
         thread.start()
         eventually(lambda: pool_snapshot(pool.engine).pending == 1)
         eventually(lambda: pool_snapshot(pool.engine).oldest_wait > 0.01)
+        (waiter,) = pool_snapshot(pool.engine).waiters
+        assert waiter.route == "/waits"
+        assert waiter.age > 0.01
     thread.join()
     assert pool_snapshot(pool.engine).pending == 0
 
@@ -77,13 +84,35 @@ def test_connection_of_a_former_pool_is_a_holder_and_not_used(make_pool: MakePoo
     assert (snapshot.used, len(snapshot.holders)) == (0, 1)
 
 
-def test_snapshot_of_a_suspended_pool(make_pool: MakePool) -> None:
+def test_suspended_pool_tells_so(make_pool: MakePool) -> None:
     pool = make_pool()
-    assert isinstance(pool.engine.pool, MeteredQueuePool)
-    pool.engine.pool.suspend()
+    operated = operable_pool(pool.pool_name)
+    assert operated is pool.engine.pool
+    operated.suspend()
     assert pool_snapshot(pool.engine).is_suspended
-    pool.engine.pool.resume()
+    assert pool.value("suspended") == 1
+    operated.resume()
     assert not pool_snapshot(pool.engine).is_suspended
+    assert pool.value("suspended") == 0
+
+
+def test_suspended_pool_stays_so_over_dispose(make_pool: MakePool) -> None:
+    pool = make_pool()
+    operable_pool(pool.pool_name).suspend()
+    pool.engine.dispose()
+    assert pool.value("suspended") == 1
+    assert operable_pool(pool.pool_name) is pool.engine.pool
+
+
+def test_every_pool_of_the_process_is_found_by_its_name(make_pool: MakePool) -> None:
+    pool = make_pool()
+    assert pool.pool_name in [snapshot.pool_name for snapshot in pool_snapshots()]
+    with pytest.raises(UnknownPoolError, match=f"nope: there is no such pool; .*{pool.pool_name}"):
+        operable_pool("nope")
+    engine = create_db_engine("sqlite:///:memory:", pool_name=f"{pool.pool_name}_fixed")
+    with pytest.raises(UnknownPoolError, match="one fixed connection"):
+        operable_pool(f"{pool.pool_name}_fixed")
+    engine.dispose()
 
 
 def test_snapshot_of_an_asyncio_engine_tells_the_tasks_code(kit_url: str, pool_name: str) -> None:
