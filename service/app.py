@@ -27,17 +27,21 @@ from service.settings import Settings, load_settings
 from service.web import metrics, probes
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, nobody
+from service.web.control import control_channel
+from service.web.control_commands import ControlCommands
 from service.web.draining import Drain
-from service.web.health_checks import health_engine, health_monitor
+from service.web.health_checks import KnownSchema, health_engine, health_monitor
 from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
 from service.web.middleware import RequestMiddleware
+from service.web.pool_operations import PoolOperations
 from service.web.problems import Problem, install_problem_handlers
 from service.web.process_metrics import ProcessMetrics
 from service.web.shared_metrics import is_shared
 from service.web.startup import Startup
 from service.web.streaming import StreamSessions
 from service.web.unit_of_work import UnitOfWork
+from service.web.worker_slots import own_slot
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -108,23 +112,41 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The first question starts its monitor: without an answer, reads go to the primary.
         _ = replica.unusable_reason
     own_engine = health_engine(settings.database)
-    app.state.health = health_monitor(settings, own_engine, _schema_reader())
+    schema = KnownSchema(_schema_reader())
+    app.state.health = health_monitor(settings, own_engine, schema)
     app.state.startup = Startup(app.state.health, process.engine, retry=settings.health_interval)
     app.state.stream_sessions = StreamSessions(
         settings.database, limit=settings.stream_limit, stall=settings.stream_stall
     )
+    operations = PoolOperations(
+        settings,
+        app.state.unit_of_work,
+        app.state.stream_sessions,
+        asyncio.get_running_loop(),
+    )
+    app.state.control = ControlCommands(
+        settings,
+        operations=operations,
+        monitor=app.state.health,
+        schema=schema,
+        gates=(app.state.unit_of_work, app.state.stream_sessions),
+    )
     tasks = [
         asyncio.create_task(app.state.startup.run()),
-        asyncio.create_task(_compare_with_server(app.state.health, settings, own_engine)),
+        asyncio.create_task(
+            _compare_with_server(app.state.health, operations, settings, own_engine)
+        ),
         asyncio.create_task(_forget_old_keys(app.state.unit_of_work)),
     ]
+    channel = control_channel(app.state.control.answer, port=settings.port, slot=own_slot())
     async with app.state.health.running(), ProcessMetrics().running():
         # What the start has made stays: to look through it in every full collection would hold
         # all requests up for 0.1 s.
         gc.collect()
         gc.freeze()
         try:
-            yield
+            with channel:
+                yield
         finally:
             gc.unfreeze()
     for task in tasks:
@@ -168,7 +190,9 @@ def _delete_old_keys() -> None:
         forget_old_keys(session)
 
 
-async def _compare_with_server(monitor: HealthMonitor, settings: Settings, engine: Engine) -> None:
+async def _compare_with_server(
+    monitor: HealthMonitor, operations: PoolOperations, settings: Settings, engine: Engine
+) -> None:
     """Warn once when the server has too few connections for the deployment.
 
     No refusal: a limit that somebody lowered must not keep a restarted pod down.
@@ -186,6 +210,7 @@ async def _compare_with_server(monitor: HealthMonitor, settings: Settings, engin
         except SQLAlchemyError as error:
             log.info("the server does not tell its limits", reason=failure_reason(error))
             return
+        operations.server_limit = limit
         if complaint := server_complaint(settings.connection_demand, limit):
             log.warning(complaint)
         return

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -49,6 +50,25 @@ _DISCONNECTED: Final = "disconnected"
 _ADMITTED: Final = "admitted"
 
 
+@dataclass(frozen=True, kw_only=True)
+class GateSnapshot:
+    """A gate at one moment.
+
+    Attributes:
+        gate: Its label.
+        admitted: How many are in.
+        queued: How many wait.
+        limit: How many may be in.
+        queue: How many may wait.
+    """
+
+    gate: str
+    admitted: int
+    queued: int
+    limit: int
+    queue: int
+
+
 class Admission:
     """A bounded number of places, a bounded queue before them, and a bounded wait in it.
 
@@ -62,13 +82,11 @@ class Admission:
     """
 
     def __init__(self, gate: str, *, limit: int, queue: int, wait: float) -> None:
-        self._limit = limit
-        self._queue = queue
+        self._gate = gate
         self._wait = wait
         self._admitted = 0
         self._line: deque[asyncio.Future[str]] = deque()
-        LIMIT.labels(gate, "admitted").set(limit)
-        LIMIT.labels(gate, "queued").set(queue)
+        self.resize(limit, queue)
         self._shed = {
             reason: SHED.labels(gate, reason) for reason in (_QUEUE_FULL, _TIMEOUT, _DISCONNECTED)
         }
@@ -80,6 +98,30 @@ class Admission:
             }
         )
         pool_clock.watch(self)
+
+    def resize(self, limit: int, queue: int) -> None:
+        """Change how many may be in, and wait; within the event loop.
+
+        Who is in or waits already stays so: fewer are let in until it is as many as may be.
+
+        Args:
+            limit: How many may be in at once.
+            queue: How many may wait.
+        """
+        self._limit, self._queue = limit, queue
+        LIMIT.labels(self._gate, "admitted").set(limit)
+        LIMIT.labels(self._gate, "queued").set(queue)
+        self._admit()
+
+    def snapshot(self) -> GateSnapshot:
+        """Look at it; from any thread."""
+        return GateSnapshot(
+            gate=self._gate,
+            admitted=self._admitted,
+            queued=len(self._line),
+            limit=self._limit,
+            queue=self._queue,
+        )
 
     @asynccontextmanager
     async def place(self, client: ClientWatch) -> AsyncIterator[None]:
@@ -145,10 +187,13 @@ class Admission:
 
     def _leave(self) -> None:
         self._admitted -= 1
+        self._admit()
+        self._gauges.changed()
+
+    def _admit(self) -> None:
         while self._line and self._admitted < self._limit:
             if _end(self._line.popleft(), _ADMITTED):
                 self._admitted += 1
-        self._gauges.changed()
 
 
 def _end(waiter: asyncio.Future[str], outcome: str) -> bool:

@@ -80,6 +80,24 @@ class SchemaStatus(Protocol):
 ReadSchema = Callable[[Connection], SchemaStatus]
 
 
+class KnownSchema:
+    """Compares a database with this release, and remembers what it found.
+
+    Args:
+        read: Makes the comparison.
+    """
+
+    def __init__(self, read: ReadSchema) -> None:
+        # None until somebody could look.
+        self.latest: SchemaStatus | None = None
+        self._read = read
+
+    def __call__(self, connection: Connection) -> SchemaStatus:
+        """Compare."""
+        self.latest = self._read(connection)
+        return self.latest
+
+
 def health_engine(settings: DatabaseSettings) -> Engine:
     """An engine with one connection of its own: a full pool must not look like a dead database.
 

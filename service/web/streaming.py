@@ -29,6 +29,8 @@ STALLED = Counter(
 )
 # What a client has to take within `stall`: of more, a slow one would not get through all.
 _BLOCK_BYTES: Final = 64 * 1024
+# The name of the gate, and of the pool.
+STREAMS: Final = "streams"
 # What a stream is made of: pieces of the body, from a session that reads.
 Chunks = Callable[[AsyncSession], AsyncIterator[bytes]]
 
@@ -49,10 +51,10 @@ class StreamSessions:
     def __init__(self, settings: DatabaseSettings, *, limit: int, stall: float) -> None:
         self.stall = stall
         # No queue: a place may be taken for minutes.
-        self._admission = Admission("streams", limit=limit, queue=0, wait=stall)
+        self.admission = Admission(STREAMS, limit=limit, queue=0, wait=stall)
         sizes = {"pool_size": limit, "max_overflow": 0, "pool_min_idle": 0}
         self._engine = create_async_db_engine(
-            settings=settings.model_copy(update=sizes), pool_name="streams"
+            settings=settings.model_copy(update=sizes), pool_name=STREAMS
         )
 
     @asynccontextmanager
@@ -70,7 +72,7 @@ class StreamSessions:
         """
         is_sqlite = self._engine.dialect.name == "sqlite"
         options = {"isolation_level": "AUTOCOMMIT"} if is_sqlite else {}
-        async with self._admission.place(client), AsyncSession(self._engine) as session:
+        async with self.admission.place(client), AsyncSession(self._engine) as session:
             await session.connection(execution_options=options)
             yield session
 

@@ -30,6 +30,10 @@ class LoopThreads:
         self._busy = 0
         self._threads: list[threading.Thread] = []
 
+    def resize(self, count: int) -> None:
+        """Change how many there may be; those that have begun stay."""
+        self._count = count
+
     def submit(self, work: Callable[[], ResultT]) -> "asyncio.Future[ResultT]":
         """Do something in one of the threads, as soon as one is free.
 

@@ -44,7 +44,7 @@ class UnitOfWork:
     """
 
     def __init__(self, admission: Admission, *, threads: int, seconds: float) -> None:
-        self._admission = admission
+        self.admission = admission
         self._threads = LoopThreads(threads, "database")
         self._seconds = seconds
 
@@ -66,7 +66,7 @@ class UnitOfWork:
         """
         try:
             with time_limit(self._seconds) as limit:
-                async with self._admission.place(client):
+                async with self.admission.place(client):
                     client.expect(limit.cancel)
                     return await self._try(work, limit, route, retries)
         except SQLAlchemyError:
@@ -78,7 +78,12 @@ class UnitOfWork:
 
     def refuse_if_full(self) -> None:
         """As `Admission.refuse_if_full`."""
-        self._admission.refuse_if_full()
+        self.admission.refuse_if_full()
+
+    def resize(self, limit: int, queue: int) -> None:
+        """As `Admission.resize`, with a thread for each that may be in."""
+        self._threads.resize(limit)
+        self.admission.resize(limit, queue)
 
     def close(self) -> None:
         """Let the threads end."""

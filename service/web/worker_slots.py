@@ -23,11 +23,18 @@ from typing import Final
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from service.web.memory_directory import memory_directory
 from service.web.shared_metrics import VARIABLE, value_files
 
 _PREFIX: Final = "tidegate-metrics-"
 # Whose files those of an application are that the arbiter itself has loaded (`--preload`).
 _ARBITER: Final = "arbiter"
+_own_slot = 0
+
+
+def own_slot() -> int:
+    """This process's slot; 0 for a server that is one process."""
+    return _own_slot
 
 
 class WorkerSlots:
@@ -60,6 +67,8 @@ class WorkerSlots:
         # Gunicorn's `--env` has been applied since.
         os.environ[VARIABLE] = str(self.directory)
         self._identifier = str(slot)
+        global _own_slot  # noqa: PLW0603 - there is one for the process
+        _own_slot = slot
 
     def release(self, slot: int) -> None:
         """Remove the gauges of a worker that has ended, whichever way it did."""
@@ -120,8 +129,7 @@ def _given() -> WorkerSlots | None:
 
 
 def _temporary() -> WorkerSlots:
-    memory = Path("/dev/shm")  # noqa: S108 - the directories in it are of random names and private
-    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    parent = memory_directory()
     for abandoned in parent.glob(f"{_PREFIX}*"):
         lock = _claim(abandoned) if abandoned.lstat().st_uid == os.geteuid() else None
         if lock is not None:

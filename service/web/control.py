@@ -1,0 +1,164 @@
+"""The control channel: how an operator on the same machine looks into a worker, and acts on it.
+
+Each worker listens on a Unix socket of its own. A request is one line of JSON, and so is the
+answer. It is given by a thread, which also answers while the event loop is blocked: that is when
+somebody wants to know.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+
+from service.web.control_directory import (
+    ControlAddress,
+    ControlError,
+    addresses_in,
+    own_address,
+)
+
+MAX_LINE_BYTES: Final = 64 * 1024
+# How long a client may take to say what it wants, and to take the answer: others wait behind it.
+_CLIENT_SECONDS: Final = 1.0
+_PEER: Final = struct.Struct("3i")
+
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@contextmanager
+def control_channel(answer: Answer, *, port: int, slot: int) -> Iterator[None]:
+    """Listen for as long as the context is open.
+
+    A worker that cannot listen serves its requests all the same: that is one line in the log.
+
+    Args:
+        answer: Answers a request; called in a thread, one request at a time. What it raises as
+            `ControlError` is told to whoever asked.
+        port: Where the server serves requests.
+        slot: This worker's slot.
+    """
+    try:
+        channel = _Channel(answer, own_address(port, slot))
+    except (ControlError, OSError) as error:
+        log.warning("no control channel: `tidegate pool` cannot ask this worker", reason=str(error))
+        yield
+        return
+    try:
+        yield
+    finally:
+        channel.close()
+
+
+class _Channel:
+    def __init__(self, answer: Answer, address: ControlAddress) -> None:
+        self._answer = answer
+        self._path = address.path
+        _remove_abandoned(address)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Left by a process of the same number, in a container that was killed.
+            self._path.unlink(missing_ok=True)
+            self._socket.bind(str(self._path))
+            self._path.chmod(0o600)
+            self._socket.listen()
+        except OSError:
+            self._socket.close()
+            raise
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        # So, and not by closing it, the thread wakes from its wait for the next client.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(_CLIENT_SECONDS)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            with client, contextlib.suppress(OSError):
+                self._talk(client)
+
+    def _talk(self, client: socket.socket) -> None:
+        if not _is_trusted(client):
+            return
+        deadline = time.monotonic() + _CLIENT_SECONDS
+        line = read_line(client, deadline)
+        reply = self._reply(line)
+        client.settimeout(_CLIENT_SECONDS)
+        client.sendall(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+
+    def _reply(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                return {"error": "a request is an object"}
+            return self._answer(request)
+        except ValueError:
+            return {"error": "a request is one line of JSON"}
+        except ControlError as error:
+            return {"error": str(error)}
+        except Exception:
+            log.exception("a control request failed")
+            return {"error": "it failed: see the service's log"}
+
+
+def read_line(client: socket.socket, deadline: float) -> bytes:
+    """Read one line.
+
+    Args:
+        client: From whom.
+        deadline: Until when (`time.monotonic`).
+
+    Raises:
+        OSError: It did not come in time, or is too long.
+    """
+    line = b""
+    while not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        piece = client.recv(MAX_LINE_BYTES)
+        if not piece:
+            raise ConnectionResetError
+        line += piece
+    return line
+
+
+def _is_trusted(client: socket.socket) -> bool:
+    # The directory keeps others out already; this holds also where somebody opened it.
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, user, _ = _PEER.unpack(peer)
+    return user in (0, os.geteuid())
+
+
+def _remove_abandoned(own: ControlAddress) -> None:
+    """Remove the sockets of this server's workers that were killed."""
+    for address in addresses_in(own.path.parent):
+        if address.port != own.port:
+            continue
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # One that is too busy to be asked is not abandoned.
+            probe.setblocking(False)
+            try:
+                probe.connect(str(address.path))
+            except ConnectionRefusedError:
+                address.path.unlink(missing_ok=True)
+            except OSError:
+                continue

@@ -1,0 +1,169 @@
+"""What a worker answers its operator: how it is, and what was done to its pools.
+
+Requests, with `pool` the name of one:
+`{"command": "show", "stacks": true}`, `{"command": "suspend", "pool": …}`,
+`{"command": "resume", "pool": …}`, `{"command": "evict", "pool": …}` and
+`{"command": "resize", "pool": …, "size": 5, "max_overflow": 0}`, where each number may be left out.
+The answer to all of them is a report of the worker as it is then.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from service.database import HolderSnapshot, PoolSnapshot, pool_snapshots
+from service.settings import Settings
+from service.web.control_directory import ControlError
+from service.web.health_checks import KnownSchema
+from service.web.health_monitor import HealthMonitor
+from service.web.health_state import CheckState
+from service.web.pool_operations import PoolOperations
+from service.web.streaming import StreamSessions
+from service.web.unit_of_work import UnitOfWork
+from service.web.worker_slots import own_slot
+
+# An event loop that does not turn to something new within this time is called blocked.
+_LOOP_PATIENCE: Final = 0.25
+_Request = Mapping[str, Any]
+
+
+class ControlCommands:
+    """Answers the requests of the control channel.
+
+    Args:
+        settings: How the service runs.
+        operations: What can be done to the pools.
+        monitor: What its health checks said.
+        schema: Where the database's schema stands.
+        gates: What requests and streams are admitted to.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        operations: PoolOperations,
+        monitor: HealthMonitor,
+        schema: KnownSchema,
+        gates: tuple[UnitOfWork | StreamSessions, ...],
+    ) -> None:
+        self._settings = settings
+        self._operations = operations
+        self._monitor = monitor
+        self._schema = schema
+        self._gates = gates
+        self._started = time.time()
+
+    def answer(self, request: _Request) -> Mapping[str, Any]:
+        """Do what a request says, and report.
+
+        Raises:
+            ControlError: It cannot be done; the text says what to change.
+        """
+        match request.get("command"):
+            case "show":
+                pass
+            case "suspend":
+                self._operations.suspend(_pool(request))
+            case "resume":
+                self._operations.resume(_pool(request))
+            case "evict":
+                self._operations.evict(_pool(request))
+            case "resize":
+                size, overflow = _count(request, "size"), _count(request, "max_overflow")
+                self._operations.resize(_pool(request), size, overflow)
+            case unknown:
+                raise ControlError(f"{unknown}: there is no such command")
+        return self.report(stacks=request.get("stacks") is True)
+
+    def report(self, *, stacks: bool = True) -> dict[str, Any]:
+        """How the worker is; ages and durations are in seconds.
+
+        Args:
+            stacks: Whether to tell the code that took each connection.
+        """
+        started = datetime.fromtimestamp(self._started, UTC)
+        return {
+            "slot": own_slot(),
+            "pid": os.getpid(),
+            "version": self._settings.app_version,
+            "started_at": started.isoformat(timespec="seconds"),
+            "uptime": round(time.time() - self._started, 3),
+            # None when it is blocked.
+            "loop_delay": _rounded(self._operations.loop_delay(_LOOP_PATIENCE)),
+            "pools": [_pool_report(pool) for pool in pool_snapshots(stacks=stacks)],
+            "admission": [asdict(gate.admission.snapshot()) for gate in self._gates],
+            "checks": [_check_report(state) for state in self._monitor.states.values()],
+            "schema": self._schema_report(),
+        }
+
+    def _schema_report(self) -> dict[str, Any] | None:
+        status = self._schema.latest
+        if status is None:
+            return None
+        return {
+            "current": status.current,
+            "head": status.head,
+            "state": str(status.state),
+            "is_compatible": status.is_compatible,
+        }
+
+
+def _pool(request: _Request) -> str:
+    name = request.get("pool")
+    if not isinstance(name, str):
+        raise ControlError("pool: give the name of one")
+    return name
+
+
+def _count(request: _Request, name: str) -> int | None:
+    value = request.get(name)
+    if value is not None and type(value) is not int:
+        raise ControlError(f"{name}: give a whole number")
+    return value
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _pool_report(pool: PoolSnapshot) -> dict[str, Any]:
+    return {
+        **asdict(pool),
+        "oldest_wait": _rounded(pool.oldest_wait),
+        "holders": [_holder_report(holder) for holder in pool.holders],
+        "waiters": [
+            {"age": _rounded(waiter.age), "route": waiter.route} for waiter in pool.waiters
+        ],
+    }
+
+
+def _holder_report(holder: HolderSnapshot) -> dict[str, Any]:
+    return {
+        "age": _rounded(holder.age),
+        "route": holder.route,
+        "is_leaked": holder.is_leaked,
+        "stack": [_shortened(line) for line in holder.stack],
+    }
+
+
+def _shortened(line: str) -> str:
+    """Without the directory that the module was imported from."""
+    roots = [f"{root}{os.sep}" for root in sys.path if root and line.startswith(f"{root}{os.sep}")]
+    return line.removeprefix(max(roots, key=len)) if roots else line
+
+
+def _check_report(state: CheckState) -> dict[str, Any]:
+    outcome = state.outcome
+    return {
+        "check": state.name,
+        "status": str(outcome.status),
+        "reason": outcome.reason,
+        "advice": outcome.advice,
+        "age": _rounded(state.age),
+        "duration": _rounded(state.duration),
+    }
