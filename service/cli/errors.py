@@ -5,6 +5,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.database import SettingsError
 from service.database.failures import SchemaMismatch, classify
 from service.migrator.errors import ExitCode, MigrationError
+from service.web.control_directory import ControlError
 
 
 def explain(error: Exception) -> tuple[str | None, int]:
@@ -13,7 +14,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
     Returns:
         One line, and the exit code; None for an error that nobody foresaw.
     """
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | ControlError):
         return str(error), ExitCode.USAGE
     if isinstance(error, MigrationError):
         return str(error), error.exit_code

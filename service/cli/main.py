@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import catalog, migrate, probe, serve
+from service.cli import catalog, migrate, pool, probe, serve
 
 app = typer.Typer(
     name="tidegate",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(migrate.app, name="migrate")
+app.add_typer(pool.app, name="pool")
 app.command("serve")(serve.serve)
 
 

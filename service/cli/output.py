@@ -1,15 +1,21 @@
 """Where a command writes: whole files or none, standard output, and progress for who watches."""
 
 import io
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FILE_COLUMNS: Final = 200
 
 
 @contextmanager
@@ -53,6 +59,18 @@ def standard_output() -> Iterator[TextIO]:
         # Python flushes once more on its way out, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
         raise
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def wide_console() -> "Console":
+    """Where tables go: as wide as the terminal, and wide enough for whole lines in a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS, highlight=False)
 
 
 class Progress:
