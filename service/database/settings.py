@@ -275,11 +275,14 @@ class DatabaseSettings(LayeredSettings):
 
 def variable_names(settings_cls: type[BaseSettings]) -> set[str]:
     """The variables that a settings class reads, in upper case."""
+    return {variable_name(settings_cls, name) for name in settings_cls.model_fields}
+
+
+def variable_name(settings_cls: type[BaseSettings], field_name: str) -> str:
+    """The variable that sets a field, in upper case."""
+    field = settings_cls.model_fields[field_name]
     prefix = settings_cls.model_config.get("env_prefix", "")
-    return {
-        str(field.validation_alias or f"{prefix}{name}").upper()
-        for name, field in settings_cls.model_fields.items()
-    }
+    return str(field.validation_alias or f"{prefix}{field_name}").upper()
 
 
 def environment_variables() -> dict[str, str]:
@@ -341,10 +344,9 @@ def _complaint(loc: tuple[int | str, ...], message: str, settings_cls: type[Base
     text = message.removeprefix("Value error, ")
     if not loc:
         return text
-    field = settings_cls.model_fields.get(str(loc[0]))
-    prefix = settings_cls.model_config.get("env_prefix", "")
-    alias = field.validation_alias if field else None
-    name = str(alias or (f"{prefix}{loc[0]}" if field else loc[0])).upper()
+    field_name = str(loc[0])
+    is_field = field_name in settings_cls.model_fields
+    name = variable_name(settings_cls, field_name) if is_field else field_name.upper()
     return f"{name}: {text[:1].lower()}{text[1:]}"
 
 
