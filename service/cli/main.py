@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import catalog, migrate, pool, probe, serve, settings
+from service.cli import catalog, doctor, migrate, pool, probe, serve, settings
 
 app = typer.Typer(
     name="tidegate",
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(pool.app, name="pool")
+app.command("doctor")(doctor.doctor)
 app.command("settings")(settings.settings)
 app.command("serve")(serve.serve)
 

@@ -20,6 +20,7 @@ from service.database import (
     pool_snapshot,
     process,
 )
+from service.database.advice import failure_advice
 from service.database.failures import DatabaseFailure, SchemaMismatch, classify
 from service.database.pool_waits import RecentWaits
 from service.database.urls import is_memory
@@ -38,14 +39,8 @@ _LEAST_CHECKOUTS: Final = 100
 DISK_LIMIT_BYTES: Final = 100 * 1024 * 1024
 
 _HEADS: Final = text("SELECT version_num FROM alembic_version")
-_ADVICE: Final[Mapping[str, str]] = {
-    "authentication_failed": "correct the user or the password in DATABASE_URL, or on the server",
-    "database_missing": "create the database that DATABASE_URL names, or correct its name there",
-    "connection_lost": "start the database server, or correct the host and port in DATABASE_URL",
-    "timeout": "see whether the database server hangs, or the network drops its packets",
-    "too_many_connections": (
-        "raise the server's connection limit, or lower DATABASE_POOL_SIZE or the number of replicas"
-    ),
+# What to do about a schema, by its state.
+SCHEMA_ADVICE: Final[Mapping[str, str]] = {
     "behind": "run `tidegate migrate up`",
     "ahead_past_contract": (
         "deploy the release that migrated, or take that back by its own `tidegate migrate down`"
@@ -176,7 +171,7 @@ class DatabaseCheck:
         )
         reason = answer.get("reason", "")
         database = (
-            Outcome(Status.FAIL, reason, _ADVICE.get(reason, "see the log"), *details)
+            Outcome(Status.FAIL, reason, failure_advice(reason) or "see the log", *details)
             if reason
             else PASSED
         )
@@ -214,7 +209,7 @@ class DatabaseCheck:
         return Outcome(
             Status.FAIL,
             reason,
-            _ADVICE.get(reason, "deploy a release that knows the database's revision"),
+            SCHEMA_ADVICE.get(reason, "deploy a release that knows the database's revision"),
             f"the database is at {status.current or 'no revision'}, this release at {status.head}",
         )
 

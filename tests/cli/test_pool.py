@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import psycopg2
 import pytest
 
 from service.web.control_client import ask_workers
+from tests.cli.test_commands import tidegate as run_tidegate
 from tests.support.polling import eventually
 from tests.support.server import PYTHON, Service, environment
 from tests.web.test_control import pids
@@ -23,7 +25,9 @@ from tests.web.test_workers import CAPACITY, serving
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, _postgres_url: str) -> Iterator[Service]:
     """A service with two workers."""
-    with serving(tmp_path_factory.mktemp("pool"), _postgres_url, 2) as service:
+    # So that a query is still there when the commands have been asked about it.
+    patience = {"DATABASE_STATEMENT_TIMEOUT": "100", "DATABASE_QUERY_DEADLINE": "120"}
+    with serving(tmp_path_factory.mktemp("pool"), _postgres_url, 2, patience) as service:
         eventually(lambda: len(pids(service)) == 2, within=30)
         yield service
 
@@ -58,22 +62,22 @@ def test_show_tells_who_has_the_connections_and_from_where(
 ) -> None:
     locker = psycopg2.connect(postgres_url)
     locker.cursor().execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
-    blocked = subprocess.Popen(
-        [PYTHON, "-c", f"import httpx2; httpx2.get('http://127.0.0.1:{service.port}/products')"],
-        stderr=subprocess.DEVNULL,
-    )
+    blocked = threading.Thread(target=lambda: service.http.get("/products", timeout=100))
+    blocked.start()
 
-    def holders() -> list[dict[str, Any]]:
-        return [one for worker in workers(service, "show") for one in primary(worker)["holders"]]
+    def holds() -> bool:
+        replies = ask_workers({"command": "show"}, port=service.port)
+        return any(primary(dict(reply.answer))["holders"] for reply in replies)
 
     try:
-        eventually(lambda: len(holders()) == 1)
-        (holder,) = holders()
+        eventually(holds)
+        told = workers(service, "show")
         shown = tidegate(service, "show")
         with_stacks = tidegate(service, "show", "--stacks")
     finally:
         locker.close()
-        blocked.wait(30)
+        blocked.join()
+    (holder,) = (one for worker in told for one in primary(worker)["holders"])
     assert holder["route"] == "/products"
     assert holder["age"] > 0
     assert "service/product_catalog/repository.py:" in shown
@@ -182,3 +186,23 @@ def test_workers_are_found_without_the_settings(service: Service, tmp_path: Path
     )
     assert result.returncode == 0, result.stderr
     assert len(ask_workers({"command": "show"}, port=service.port)) == 2
+
+
+def test_doctor_tells_how_the_workers_are(service: Service, postgres_url: str) -> None:
+    variables = {"PORT": str(service.port), "DATABASE_URL": postgres_url, "WEB_CONCURRENCY": "2"}
+
+    def findings() -> dict[str, str]:
+        result = run_tidegate("doctor", "--json", **variables)
+        told = json.loads(result.stdout)["findings"]
+        return {one["told"]: one["verdict"] for one in told if one["group"] == "workers"}
+
+    assert findings() == {"2 of 2 run": "pass", "answers, and all of its checks pass": "pass"}
+    ask_workers({"command": "suspend", "pool": "primary"}, port=service.port, slot=0)
+    assert findings()["pool primary is suspended"] == "warn"
+    ask_workers({"command": "resume", "pool": "primary"}, port=service.port)
+    stopped = service.workers()[0]
+    stopped.suspend()
+    try:
+        assert findings()["no answer within 5 s"] == "fail"
+    finally:
+        stopped.resume()

@@ -1,0 +1,1 @@
+"""What `tidegate doctor` looks at: everything that the service needs, and how it is right now."""
