@@ -29,6 +29,8 @@ from service.doctor.servers import examine_server
 # What is looked at over a connection.
 Examine = Callable[[Connection], Iterable[Finding]]
 
+# How long a server's port is tried, once its database could not be reached.
+_PORT_SECONDS: Final = 1.0
 _LOCAL: Final = ("", "localhost", "127.0.0.1", "::1")
 _UNREACHED: Final = ("connection_lost", "deadline_exceeded", "timeout")
 _OPTIONS: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0, "policy": PoolPolicy()}
@@ -141,7 +143,7 @@ def _failed(
 ) -> Finding:
     reason = "timeout" if isinstance(error, OverdueError) else failure_reason(error)
     detail = _without_password(str(error.__cause__ or error), url)
-    if reason in _UNREACHED and not is_reached and (told := network_complaint(url, timeout)):
+    if reason in _UNREACHED and not is_reached and (told := network_complaint(url, _PORT_SECONDS)):
         return findings.failed(*told, detail)
     if reason in ("timeout", "deadline_exceeded"):
         return findings.failed(

@@ -27,7 +27,7 @@ from service.settings import Settings
 
 # What a look has beyond its own deadline, before nobody waits for it any longer: a name server that
 # hangs holds up a thread, and nothing can end that.
-_GRACE_SECONDS: Final = 1.0
+_GRACE_SECONDS: Final = 2.0
 _GROUPS: Final = (
     *("configuration", "versions", "database", "schema", "privileges", "connections", "clock"),
     *("disk", "workers"),

@@ -65,8 +65,8 @@ def _pool_complaints(findings: Findings, pool: Mapping[str, Any]) -> Iterator[Fi
             f"pool {name}: {leaked} connections are out for too long",
             "`tidegate pool show --stacks` tells who has them",
         )
-    if pool["pending"]:
+    if pool["waiters"]:
         yield findings.warned(
-            f"pool {name}: {pool['pending']} wait for a connection",
+            f"pool {name}: {len(pool['waiters'])} wait in line for a connection",
             "`tidegate pool top` tells who has them",
         )

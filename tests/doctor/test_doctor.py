@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_server_that_hangs_is_told_in_time(server: PostgresServer, diagnose: Dia
     told = "the server takes the connection, and says nothing within 1 s"
     assert [one.told for one in diagnosis.of("database")] == [told, told]
     assert diagnosis.of("disk")
+
+
+def test_host_that_loses_all_packets_is_told_from_a_server_that_hangs(diagnose: Diagnose) -> None:
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        # Linux answers no attempt to connect beyond these two.
+        listener.listen(0)
+        for _ in range(2):
+            client = held.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        start = time.monotonic()
+        diagnosis = diagnose(timeout=1.0, DATABASE_URL=f"postgresql://me@127.0.0.1:{port}/shop")
+        assert time.monotonic() - start < 4
+    assert [one.told for one in diagnosis.of("database")] == ["its host does not answer"] * 2
 
 
 def test_too_few_connections_are_told(server: PostgresServer, diagnose: Diagnose) -> None:

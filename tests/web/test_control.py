@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from starlette.testclient import TestClient
 
+from service.app import create_app
+from service.database import DatabaseSettings, process
+from service.settings import Settings
 from service.web import control_directory
 from service.web.control import control_channel
 from service.web.control_client import WorkerReply, ask_workers
@@ -325,3 +329,51 @@ def test_socket_is_for_its_user_alone() -> None:
         assert address.path.stat().st_mode & 0o777 == 0o600
         assert address.path.parent.stat().st_mode & 0o777 == 0o700
         assert sys.platform != "linux" or address.path.parent.parent == Path("/dev/shm")  # noqa: S108
+
+
+def test_worker_whose_event_loop_is_blocked_answers_all_the_same(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", str(port := free_port()))
+    settings = Settings(environment="test", database=DatabaseSettings(url=sqlite_url))
+    released = threading.Event()
+
+    async def block() -> None:
+        released.wait(30)
+
+    with TestClient(create_app(settings)) as client:
+        assert client.portal is not None
+        blocked = client.portal.start_task_soon(block)
+        try:
+            (shown,) = ask_workers(SHOW, port=port)
+            resize = {"command": "resize", "pool": "primary", "size": 2, "max_overflow": 0}
+            (resized,) = ask_workers(resize, port=port, timeout=5)
+        finally:
+            released.set()
+        blocked.result(10)
+        assert shown.answer["loop_delay"] is None
+        assert pools([resized])[0]["max"] == 2
+        # Admission is the loop's: it follows when that goes on.
+        assert gates([resized]) == [(10, 10)]
+        eventually(lambda: gates(ask_workers(SHOW, port=port)) == [(2, 2)])
+        assert ask_workers(SHOW, port=port)[0].answer["loop_delay"] is not None
+    process.configure(None)
+
+
+def test_admission_stays_at_its_own_limit_where_the_pool_grows(sqlite_url: str) -> None:
+    database = DatabaseSettings(url=sqlite_url, pool_size=4, max_overflow=0)
+    settings = Settings(
+        environment="test",
+        port=free_port(),
+        admission_limit=3,
+        admission_queue=7,
+        database=database,
+    )
+    with TestClient(create_app(settings)):
+        for size, limit in ((8, 3), (2, 2), (4, 3)):
+            replies = ask_workers(
+                {"command": "resize", "pool": "primary", "size": size}, port=settings.port
+            )
+            assert pools(replies)[0]["max"] == size
+            assert gates(replies) == [(limit, 7)]
+    process.configure(None)
