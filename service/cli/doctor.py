@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from service.cli.output import AsJson
+
 if TYPE_CHECKING:
     from service.doctor.findings import Finding
 
@@ -29,7 +31,7 @@ def doctor(
         bool,
         typer.Option("--detail", help="What drivers say, too; it may name hosts and users."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at everything that the service needs, and say what is wrong and what to do.
 

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli import migrate_checks
-from service.cli.migrate_output import AsJson, Wait, print_table, run_command, status_as_json
+from service.cli.migrate_output import Wait, print_table, run_command, status_as_json
+from service.cli.output import AsJson
 
 if TYPE_CHECKING:
     from service.migrator.runner import Runner
     from service.migrator.schema_status import SchemaStatus
 
 app = typer.Typer(help="Bring the database to this release's schema.", no_args_is_help=True)
+
 for _command in migrate_checks.COMMANDS:
     app.command()(_command)
 

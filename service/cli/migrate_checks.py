@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from service.cli.migrate_output import AsJson, Wait, print_table, run_command
+from service.cli.migrate_output import Wait, print_table, run_command
+from service.cli.output import AsJson
 from service.migrator.errors import ExitCode
 from service.migrator.lint.formats import Format
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from service.cli.output import wide_console
+
 if TYPE_CHECKING:
     from service.migrator.events import Sink
     from service.migrator.runner import Runner
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-# Where nobody watches, lines are not cut for a screen.
-_WIDTH_OF_A_FILE = 200
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Wait = Annotated[
     float,
     typer.Option(min=0, help="Seconds to wait for the database, and for another runner."),
@@ -96,7 +94,6 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output; a cell that is None is empty."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -105,8 +102,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
-    console.print(table)
+    wide_console().print(table)
 
 
 def status_as_json(status: "SchemaStatus") -> dict[str, Any]:

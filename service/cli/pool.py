@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.output import AsJson
+
 if TYPE_CHECKING:
     from service.web.control_client import WorkerReply
 
@@ -18,7 +20,6 @@ _Port = Annotated[
     typer.Option("--port", min=1, max=65_535, help="The service's port; PORT when left out."),
 ]
 _Worker = Annotated[int | None, typer.Option("--worker", min=0, help="Only the worker of a slot.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Pool = Annotated[str, typer.Argument(metavar="POOL", help="Such as primary; see `pool show`.")]
 _Timeout = Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to wait for the workers.")]
 
@@ -31,7 +32,7 @@ def show(
     stacks: Annotated[
         bool, typer.Option("--stacks", help="All of the code that took each connection.")
     ] = False,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every pool, who has its connections, and who waits.
 
@@ -80,7 +81,7 @@ def suspend(
     port: _Port = None,
     worker: _Worker = None,
     timeout: _Timeout = 5.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let every checkout wait, up to DATABASE_POOL_TIMEOUT; connections in use go on."""
     _act({"command": "suspend", "pool": pool}, port, worker, timeout, as_json=as_json)
@@ -92,7 +93,7 @@ def resume(
     port: _Port = None,
     worker: _Worker = None,
     timeout: _Timeout = 5.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Serve those who wait for a suspended pool, in their order."""
     _act({"command": "resume", "pool": pool}, port, worker, timeout, as_json=as_json)
@@ -104,7 +105,7 @@ def evict(
     port: _Port = None,
     worker: _Worker = None,
     timeout: _Timeout = 5.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replace every connection: idle ones now, those in use when they come back."""
     _act({"command": "evict", "pool": pool}, port, worker, timeout, as_json=as_json)
@@ -120,7 +121,7 @@ def resize(  # noqa: PLR0913, PLR0917 - options, each with a default
     port: _Port = None,
     worker: _Worker = None,
     timeout: _Timeout = 5.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Change the limits of a pool, and those of admission with them, until the next restart.
 

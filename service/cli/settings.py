@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from service.cli.output import AsJson
+
 
 def settings(
     changed: Annotated[bool, typer.Option("--changed", help="Only what somebody has set.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every setting, where it came from, and what it may be; secrets are masked.
 
