@@ -65,12 +65,16 @@ class _Channel:
         self._path = address.path
         _remove_abandoned(address)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # It takes its name when it listens: until then it refuses, like one that is abandoned, and
+        # another worker that starts now would remove it.
+        unfinished = self._path.with_suffix(".unfinished")
         try:
             # Left by a process of the same number, in a container that was killed.
-            self._path.unlink(missing_ok=True)
-            self._socket.bind(str(self._path))
-            self._path.chmod(0o600)
+            unfinished.unlink(missing_ok=True)
+            self._socket.bind(str(unfinished))
+            unfinished.chmod(0o600)
             self._socket.listen()
+            unfinished.replace(self._path)
         except OSError:
             self._socket.close()
             raise

@@ -307,6 +307,22 @@ def test_answer_that_raises_is_an_error_and_not_the_end() -> None:
     assert well.problem == ""
 
 
+def test_socket_has_no_name_before_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then it refuses, and another worker that starts would take it for abandoned."""
+    named: list[bool] = []
+    listen = socket.socket.listen
+
+    def look_and_listen(self: socket.socket, *backlog: int) -> None:
+        named.append(any(one.port == port for one in known_addresses()))
+        listen(self, *backlog)
+
+    port = free_port()
+    monkeypatch.setattr(socket.socket, "listen", look_and_listen)
+    with control_channel(dict, port=port, slot=0):
+        assert named == [False]
+        assert [one.port for one in known_addresses() if one.port == port] == [port]
+
+
 def test_directory_that_is_not_private_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
