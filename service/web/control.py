@@ -153,10 +153,8 @@ def _is_trusted(client: socket.socket) -> bool:
 
 
 def _remove_abandoned(own: ControlAddress) -> None:
-    """Remove the sockets of this server's workers that were killed."""
+    """Remove the sockets of workers that were killed, of whichever server of this user."""
     for address in addresses_in(own.path.parent):
-        if address.port != own.port:
-            continue
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             # One that is too busy to be asked is not abandoned.
             probe.setblocking(False)
