@@ -34,6 +34,7 @@ from service.web.health_checks import KnownSchema, health_engine, health_monitor
 from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
 from service.web.middleware import RequestMiddleware
+from service.web.ops_token import TokenGuard
 from service.web.pool_operations import PoolOperations
 from service.web.problems import Problem, install_problem_handlers
 from service.web.process_metrics import ProcessMetrics
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.drain = Drain()
+    app.state.token_guard = TokenGuard(settings.ops_token)
     app.state.unit_of_work = UnitOfWork(
         Admission(
             "requests",

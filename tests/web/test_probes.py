@@ -15,6 +15,7 @@ from service.web import probes
 from service.web.health_monitor import HealthMonitor
 from service.web.health_state import PASSED, Outcome, Status
 from service.web.middleware import RequestMiddleware
+from service.web.ops_token import TokenGuard
 from service.web.problems import install_problem_handlers
 from tests.support.polling import eventually
 
@@ -41,9 +42,9 @@ class Probed:
         app.state.health = monitor
         app.state.startup = SimpleNamespace(outcome=PASSED)
         app.state.drain = SimpleNamespace(is_draining=False)
+        app.state.token_guard = TokenGuard(SecretStr(token) if token else None)
         app.state.settings = Settings(
             environment="test",
-            ops_token=SecretStr(token) if token else None,
             database=DatabaseSettings(url="sqlite:///:memory:"),
         )
         self.state = app.state
