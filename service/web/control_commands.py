@@ -1,7 +1,7 @@
 """What a worker answers its operator: how it is, and what was done to its pools.
 
 Requests, with `pool` the name of one:
-`{"command": "show", "stacks": true}`, `{"command": "suspend", "pool": …}`,
+`{"command": "show", "stacks": true, "history": true}`, `{"command": "suspend", "pool": …}`,
 `{"command": "resume", "pool": …}`, `{"command": "evict", "pool": …}` and
 `{"command": "resize", "pool": …, "size": 5, "max_overflow": 0}`, where each number may be left out.
 The answer to all of them is a report of the worker as it is then.
@@ -21,6 +21,7 @@ from service.web.control_directory import ControlError
 from service.web.health_checks import KnownSchema
 from service.web.health_monitor import HealthMonitor
 from service.web.health_state import CheckState
+from service.web.ops_history import PoolHistories
 from service.web.pool_operations import PoolOperations
 from service.web.streaming import StreamSessions
 from service.web.unit_of_work import UnitOfWork
@@ -56,6 +57,7 @@ class ControlCommands:
         self._monitor = monitor
         self._schema = schema
         self._gates = gates
+        self._histories = PoolHistories()
         self._started = time.time()
 
     def answer(self, request: _Request) -> Mapping[str, Any]:
@@ -78,13 +80,16 @@ class ControlCommands:
                 self._operations.resize(_pool(request), size, overflow)
             case unknown:
                 raise ControlError(f"{unknown}: there is no such command")
-        return self.report(stacks=request.get("stacks") is True)
+        return self.report(
+            stacks=request.get("stacks") is True, history=request.get("history") is True
+        )
 
-    def report(self, *, stacks: bool = True) -> dict[str, Any]:
+    def report(self, *, stacks: bool = True, history: bool = False) -> dict[str, Any]:
         """How the worker is; ages and durations are in seconds.
 
         Args:
             stacks: Whether to tell the code that took each connection.
+            history: Whether to tell what each pool was like in the last minutes.
         """
         started = datetime.fromtimestamp(self._started, UTC)
         return {
@@ -95,11 +100,17 @@ class ControlCommands:
             "uptime": round(time.time() - self._started, 3),
             # None when it is blocked.
             "loop_delay": _rounded(self._operations.loop_delay(_LOOP_PATIENCE)),
-            "pools": [_pool_report(pool) for pool in pool_snapshots(stacks=stacks)],
+            "pools": [
+                self._pool_and_past(pool, history=history) for pool in pool_snapshots(stacks=stacks)
+            ],
             "admission": [asdict(gate.admission.snapshot()) for gate in self._gates],
             "checks": [_check_report(state) for state in self._monitor.states.values()],
             "schema": self._schema_report(),
         }
+
+    def _pool_and_past(self, pool: PoolSnapshot, *, history: bool) -> dict[str, Any]:
+        past = {"history": self._histories.report(pool.pool_name)} if history else {}
+        return {**_pool_report(pool), **past}
 
     def _schema_report(self) -> dict[str, Any] | None:
         status = self._schema.latest
