@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTHON_NAMES := python3.13 python3.12 python3.11 python3 python3.14
 HAS_UV := $(shell command -v uv)
 
-.PHONY: help run test test-mariadb test-docker migration-check check format requirements clean
+.PHONY: help run test test-mariadb test-browser test-docker migration-check check format requirements clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +19,13 @@ run: $(VENV)/runtime.stamp ## Serve the demo catalog from an SQLite file
 	@exec $(BIN)/tidegate serve
 
 test: $(VENV)/dev.stamp ## Run the suite on PostgreSQL and SQLite, without Docker
-	@$(BIN)/pytest -n auto -m 'not docker and not mariadb' $(ARGS)
+	@$(BIN)/pytest -n auto -m 'not docker and not mariadb and not browser' $(ARGS)
 
 test-mariadb: $(VENV)/dev.stamp ## Run what touches the database on an installed MariaDB server
 	@$(BIN)/pytest -n auto -m mariadb $(ARGS)
+
+test-browser: $(VENV)/dev.stamp ## Look at the ops page in an installed Chromium
+	@$(BIN)/pytest -m browser $(ARGS)
 
 test-docker: $(VENV)/dev.stamp ## Build the image and run the whole stack with Docker Compose
 	@$(BIN)/pytest -m docker $(ARGS)
@@ -30,7 +33,7 @@ test-docker: $(VENV)/dev.stamp ## Build the image and run the whole stack with D
 migration-check: $(VENV)/dev.stamp ## Prove the revisions on PostgreSQL, as the CI job does (SINCE=origin/main)
 	@$(BIN)/python -W ignore -m tests.support.with_postgres deploy/ci/migration-check
 
-check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, Dockerfile, YAML, Compose
+check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, page, Dockerfile, YAML, Compose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,6 +41,13 @@ check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, Dockerfile, YAML, C
 	$(BIN)/vulture
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/yamllint --strict .
+	@if [[ -x $(BIN)/biome ]]; then \
+		$(BIN)/biome ci --colors=off --error-on-warnings; \
+	elif [[ $${CI:-} == true ]]; then \
+		echo 'Biome: there is no wheel for this machine' >&2; exit 1; \
+	else \
+		echo 'Biome: SKIPPED, there is no wheel for this machine'; \
+	fi
 	@if docker compose version >/dev/null 2>&1; then \
 		docker compose config --quiet && echo 'Compose: valid'; \
 	elif [[ $${CI:-} == true ]]; then \
@@ -49,6 +59,7 @@ check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, Dockerfile, YAML, C
 format: $(VENV)/dev.stamp ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@if [[ -x $(BIN)/biome ]]; then $(BIN)/biome check --colors=off --write; fi
 
 requirements: ## Pin the newest dependencies that pyproject.toml admits (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --upgrade \

@@ -24,7 +24,7 @@ from service.migrator.schema_metrics import SchemaMetrics
 from service.migrator.schema_status import SchemaStatus
 from service.product_catalog.routes import router as products
 from service.settings import Settings, load_settings
-from service.web import metrics, probes
+from service.web import metrics, ops_page, probes
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, nobody
 from service.web.control import control_channel
@@ -34,6 +34,7 @@ from service.web.health_checks import KnownSchema, health_engine, health_monitor
 from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
 from service.web.middleware import RequestMiddleware
+from service.web.ops_data import OpsData
 from service.web.ops_token import TokenGuard
 from service.web.pool_operations import PoolOperations
 from service.web.problems import Problem, install_problem_handlers
@@ -47,7 +48,7 @@ from service.web.worker_slots import own_slot
 log = structlog.stdlib.get_logger(__name__)
 
 # What is asked for most comes first.
-ROUTERS: Final = (products, probes.router, metrics.router)
+ROUTERS: Final = (products, probes.router, metrics.router, ops_page.router)
 # The largest product is some 10 KiB of JSON.
 MAX_BODY_BYTES: Final = 64 * 1024
 # How often idempotency keys that are past their time are deleted.
@@ -133,6 +134,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         schema=schema,
         gates=(app.state.unit_of_work, app.state.stream_sessions),
     )
+    app.state.ops = OpsData(settings, app.state.control)
     tasks = [
         asyncio.create_task(app.state.startup.run()),
         asyncio.create_task(

@@ -20,7 +20,7 @@ CLIENT_CLOSED_REQUEST: Final = 499
 # What a caller may name a request; anything else could forge log lines.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked every few seconds by machines: a line each would bury the others.
-_QUIET_PATHS: Final = ("/livez", "/readyz", "/startupz", "/metrics")
+_QUIET_PATHS: Final = ("/livez", "/readyz", "/startupz", "/metrics", "/ops/data")
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -1,0 +1,155 @@
+"""What the ops page is told of all workers, and what that costs."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx2
+import psycopg2
+import pytest
+
+from tests.support.databases import PostgresDatabases, migrate
+from tests.support.polling import eventually
+from tests.support.scraping import scrape, total
+from tests.support.server import Service, running_service
+
+TOKEN: Final = "a token of an operator"
+BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
+CAPACITY: Final = 2
+WORKERS: Final = 2
+
+
+@pytest.fixture(scope="module")
+def catalog(postgres: PostgresDatabases) -> Iterator[str]:
+    url = postgres.create("ops_data")
+    migrate(url)
+    yield url
+    postgres.drop("ops_data")
+
+
+@pytest.fixture(scope="module")
+def two_workers(catalog: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    variables = {
+        "ENVIRONMENT": "test",
+        "DATABASE_URL": catalog,
+        "DATABASE_POOL_SIZE": str(CAPACITY),
+        "DATABASE_MAX_OVERFLOW": "0",
+        "OPS_TOKEN": TOKEN,
+        "WEB_CONCURRENCY": str(WORKERS),
+    }
+    with running_service(tmp_path_factory.mktemp("ops"), variables) as service:
+        eventually(lambda: len(data(service)["workers"]) == WORKERS, within=20)
+        yield service
+
+
+def data(service: Service) -> Any:
+    answer = httpx2.get(
+        f"http://127.0.0.1:{service.port}/ops/data", headers=BEARER, timeout=10
+    ).raise_for_status()
+    return answer.json()
+
+
+def holders(told: Any) -> list[Any]:
+    return [
+        holder
+        for worker in told["workers"]
+        for pool in worker["pools"]
+        if pool["pool_name"] == "primary"
+        for holder in pool["holders"]
+    ]
+
+
+def test_every_worker_is_told_of_whichever_answers(two_workers: Service) -> None:
+    pids = {worker.pid for worker in two_workers.workers()}
+    for _ in range(4):
+        told = data(two_workers)
+        assert {worker["pid"] for worker in told["workers"]} == pids
+        assert [worker["slot"] for worker in told["workers"]] == [0, 1]
+    for worker in told["workers"]:
+        pools = {pool["pool_name"]: pool for pool in worker["pools"]}
+        assert pools["primary"]["max"] == CAPACITY
+        assert {*pools["primary"]["history"]} == {"used", "idle", "pending"}
+        assert worker["schema"]["current"] == worker["schema"]["head"]
+        assert {check["check"] for check in worker["checks"]} >= {"database", "schema", "pool"}
+        assert {gate["gate"] for gate in worker["admission"]} == {"requests", "streams"}
+
+
+def test_a_session_of_one_worker_holds_for_all(two_workers: Service) -> None:
+    base = f"http://127.0.0.1:{two_workers.port}"
+    answer = httpx2.post(f"{base}/ops/login", data={"token": TOKEN})
+    cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+    answers = [httpx2.get(f"{base}/ops/data", headers=cookie).status_code for _ in range(12)]
+    assert answers == [200] * 12
+
+
+def test_the_data_cost_no_connection_and_no_place(two_workers: Service) -> None:
+    def counted() -> tuple[float, float]:
+        series = scrape(two_workers)
+        waits = "db_client_connection_wait_time_seconds_count"
+        checkouts = total(series, waits, pool_name="primary")
+        return checkouts, total(series, "service_admission_queue_time_seconds_count")
+
+    before = counted()
+    for _ in range(10):
+        data(two_workers)
+    assert counted() == before
+
+
+def test_the_data_come_while_every_connection_and_place_is_taken(
+    two_workers: Service, catalog: str
+) -> None:
+    connection = psycopg2.connect(catalog)
+    connection.cursor().execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
+    base = f"http://127.0.0.1:{two_workers.port}"
+    threads = [
+        threading.Thread(target=lambda: httpx2.get(f"{base}/products", timeout=30))
+        for _ in range(2 * CAPACITY * WORKERS)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(holders(data(two_workers))) >= CAPACITY + 1)
+        start = time.monotonic()
+        told = data(two_workers)
+        seconds = time.monotonic() - start
+    finally:
+        connection.rollback()
+        connection.close()
+        for thread in threads:
+            thread.join()
+    assert seconds < 1
+    assert told["status"] in ("warn", "fail")
+    for holder in holders(told):
+        assert holder["route"] == "/products"
+        assert any("product_catalog" in line for line in holder["stack"])
+
+
+def test_a_worker_that_is_stopped_is_named_within_the_deadline(two_workers: Service) -> None:
+    pids = {worker["pid"]: worker["slot"] for worker in data(two_workers)["workers"]}
+    victim = two_workers.workers()[0]
+    victim.suspend()
+    try:
+        start = time.monotonic()
+        eventually(lambda: data(two_workers)["status"] == "fail")
+        seconds = time.monotonic() - start
+        told = data(two_workers)
+    finally:
+        victim.resume()
+    silent = [worker for worker in told["workers"] if worker["problem"]]
+    assert [worker["slot"] for worker in silent] == [pids[victim.pid]]
+    assert told["status"] == "fail"
+    assert "does not answer" in told["findings"][0]["what"]
+    assert seconds < 2.5, "half a second that an answer is kept for, one to wait, one of slack"
+    eventually(lambda: data(two_workers)["status"] == "pass")
+
+
+def test_many_who_look_ask_the_workers_once(two_workers: Service) -> None:
+    async def look() -> list[float]:
+        base = f"http://127.0.0.1:{two_workers.port}"
+        async with httpx2.AsyncClient(base_url=base, headers=BEARER, timeout=10) as client:
+            answers = await asyncio.gather(*(client.get("/ops/data") for _ in range(20)))
+        return [answer.json()["time"] for answer in answers]
+
+    assert len({*asyncio.run(look())}) <= 2 * WORKERS, "one look or two of each worker"
