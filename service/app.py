@@ -130,7 +130,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.control = ControlCommands(
         settings,
         operations=operations,
-        monitor=app.state.health,
+        checks=lambda: probes.all_checks(app),
         schema=schema,
         gates=(app.state.unit_of_work, app.state.stream_sessions),
     )

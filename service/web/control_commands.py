@@ -10,7 +10,7 @@ The answer to all of them is a report of the worker as it is then.
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,8 +19,7 @@ from service.database import HolderSnapshot, PoolSnapshot, pool_snapshots
 from service.settings import Settings
 from service.web.control_directory import ControlError
 from service.web.health_checks import KnownSchema
-from service.web.health_monitor import HealthMonitor
-from service.web.health_state import CheckState
+from service.web.health_state import CheckState, Known
 from service.web.ops_history import PoolHistories
 from service.web.pool_operations import PoolOperations
 from service.web.streaming import StreamSessions
@@ -38,7 +37,7 @@ class ControlCommands:
     Args:
         settings: How the service runs.
         operations: What can be done to the pools.
-        monitor: What its health checks said.
+        checks: Tells what holds of each health check, as probes do.
         schema: Where the database's schema stands.
         gates: What requests and streams are admitted to.
     """
@@ -48,13 +47,13 @@ class ControlCommands:
         settings: Settings,
         *,
         operations: PoolOperations,
-        monitor: HealthMonitor,
+        checks: Callable[[], Mapping[str, Known]],
         schema: KnownSchema,
         gates: tuple[UnitOfWork | StreamSessions, ...],
     ) -> None:
         self._settings = settings
         self._operations = operations
-        self._monitor = monitor
+        self._checks = checks
         self._schema = schema
         self._gates = gates
         self._histories = PoolHistories()
@@ -104,7 +103,7 @@ class ControlCommands:
                 self._pool_and_past(pool, history=history) for pool in pool_snapshots(stacks=stacks)
             ],
             "admission": [asdict(gate.admission.snapshot()) for gate in self._gates],
-            "checks": [_check_report(state) for state in self._monitor.states.values()],
+            "checks": [_check_report(name, known) for name, known in self._checks().items()],
             "schema": self._schema_report(),
         }
 
@@ -168,13 +167,16 @@ def _shortened(line: str) -> str:
     return line.removeprefix(max(roots, key=len)) if roots else line
 
 
-def _check_report(state: CheckState) -> dict[str, Any]:
-    outcome = state.outcome
+def _check_report(name: str, known: Known) -> dict[str, Any]:
+    if isinstance(known, CheckState):
+        outcome, age, duration = known.outcome, known.age, known.duration
+    else:
+        outcome, age, duration = known, 0.0, 0.0
     return {
-        "check": state.name,
+        "check": name,
         "status": str(outcome.status),
         "reason": outcome.reason,
         "advice": outcome.advice,
-        "age": _rounded(state.age),
-        "duration": _rounded(state.duration),
+        "age": _rounded(age),
+        "duration": _rounded(duration),
     }

@@ -191,3 +191,7 @@ class CheckState:
             status=str(outcome.status),
             **{key: text for key, text in told.items() if text},
         )
+
+
+# A check of the monitor, or something that knows its outcome itself.
+Known = CheckState | Outcome

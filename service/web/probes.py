@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from service.settings import Settings
 from service.web.health_monitor import HealthMonitor
-from service.web.health_state import PASSED, CheckState, Outcome, Status
+from service.web.health_state import PASSED, CheckState, Known, Outcome, Status
 from service.web.ops_token import has_ops_token
 from service.web.problems import problem_responses
 
@@ -24,9 +24,6 @@ _DRAINING: Final = Outcome(Status.FAIL, "draining", "none: the process has been 
 # How much of what somebody sent is sent back.
 _MAX_NOTES: Final = 10
 _MAX_NAME: Final = 64
-
-# A check of the monitor, or something that knows its outcome itself.
-Known = CheckState | Outcome
 
 router = APIRouter(tags=["operation"])
 
@@ -38,7 +35,7 @@ async def livez(request: Request) -> JSONResponse:
 
     Kubernetes restarts what is not live, and a restart mends no database.
     """
-    return _answer(request, _monitored(request), status=Status.PASS)
+    return _answer(request, _monitored(request.app), status=Status.PASS)
 
 
 @router.head("/readyz", include_in_schema=False)
@@ -48,7 +45,7 @@ async def readyz(request: Request) -> JSONResponse:
 
     `?exclude=` leaves a check out, and may be repeated; `?verbose` names those that pass, too.
     """
-    return _answer(request, _all_checks(request))
+    return _answer(request, all_checks(request.app))
 
 
 @router.head("/readyz/{check}", include_in_schema=False)
@@ -60,7 +57,7 @@ async def readyz(request: Request) -> JSONResponse:
 )
 async def readyz_check(request: Request, check: str) -> JSONResponse:
     """Answer 503 while this check fails, and 404 where there is none of the name."""
-    known = _all_checks(request).get(check)
+    known = all_checks(request.app).get(check)
     if known is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no health check of this name.")
     return _answer(request, {check: known})
@@ -71,7 +68,7 @@ async def readyz_check(request: Request, check: str) -> JSONResponse:
 async def startupz(request: Request) -> JSONResponse:
     """Answer 503 until the schema was compatible and the pool warm; from then on, 200."""
     outcome: Outcome = request.app.state.startup.outcome
-    waits_for = {} if outcome.status is Status.PASS else _monitored(request)
+    waits_for = {} if outcome.status is Status.PASS else _monitored(request.app)
     return _answer(request, {**waits_for, "startup": outcome}, status=outcome.status)
 
 
@@ -82,17 +79,18 @@ async def version(request: Request) -> dict[str, str]:
     return {"name": settings.app_name, "version": settings.app_version}
 
 
-def _monitored(request: Request) -> dict[str, Known]:
-    monitor: HealthMonitor = request.app.state.health
-    return {**monitor.states}
-
-
-def _all_checks(request: Request) -> dict[str, Known]:
+def all_checks(app: FastAPI) -> dict[str, Known]:
+    """What holds of each check, and of what the process knows of itself, by name."""
     return {
-        **_monitored(request),
-        "startup": request.app.state.startup.outcome,
-        "drain": _DRAINING if request.app.state.drain.is_draining else PASSED,
+        **_monitored(app),
+        "startup": app.state.startup.outcome,
+        "drain": _DRAINING if app.state.drain.is_draining else PASSED,
     }
+
+
+def _monitored(app: FastAPI) -> dict[str, Known]:
+    monitor: HealthMonitor = app.state.health
+    return {**monitor.states}
 
 
 def _answer(

@@ -86,7 +86,7 @@ def test_every_worker_reports(service: Service) -> None:
     for report in (reply.answer for reply in replies):
         assert {pool["pool_name"] for pool in report["pools"]} == {"health", "primary", "streams"}
         checks = {check["check"]: check["status"] for check in report["checks"]}
-        assert checks == {"database": "pass", "schema": "pass", "pool": "pass"}
+        assert checks == dict.fromkeys(("database", "schema", "pool", "startup", "drain"), "pass")
         assert report["schema"]["current"] == report["schema"]["head"]
         assert 0 <= report["loop_delay"] < 0.25
         assert report["started_at"].endswith("+00:00")
