@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from service.migrator.revisions import Revisions
 from service.web.control_client import ask_workers
 from tests.support.browser import Browser, require_chromium, running_browser
 from tests.support.databases import PostgresDatabases, migrate
@@ -52,6 +53,7 @@ def service(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         "DATABASE_QUERY_DEADLINE": "45",
         "ADMISSION_WAIT": "30",
         "HEALTH_INTERVAL": "1",
+        "DRAIN_SECONDS": "0",
         "OPS_TOKEN": TOKEN,
         "WEB_CONCURRENCY": str(WORKERS),
     }
@@ -150,7 +152,7 @@ def test_a_healthy_service_is_seen_at_a_glance(page: Browser) -> None:
     assert page.text("#findings-list") == ""
     assert "Nothing." in page.text("#findings")
     assert len(page.all("#pools article")) == WORKERS
-    assert "b4d9e27f61a0, current" in page.text("#workers")
+    assert f"{Revisions().head}, current" in page.text("#workers")
     assert page.text("#name") == "catalog"
     picture(page, "ops-healthy")
 
