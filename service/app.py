@@ -94,6 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_problem_handlers(app)
     _describe_problems(app)
     metrics.publish_build_info(settings)
+    if (budget := settings.database.connection_budget) is not None:
+        metrics.publish_connection_limit("budget", budget)
     if settings.web_concurrency > 1 and not is_shared():
         log.warning(
             "each scrape shows the metrics of one worker only; run the workers under gunicorn,"
@@ -197,7 +199,7 @@ def _delete_old_keys() -> None:
 async def _compare_with_server(
     monitor: HealthMonitor, operations: PoolOperations, settings: Settings, engine: Engine
 ) -> None:
-    """Warn once when the server has too few connections for the deployment.
+    """Publish the server's limit, and warn once when it is too low for the deployment.
 
     No refusal: a limit that somebody lowered must not keep a restarted pod down.
     """
@@ -215,6 +217,7 @@ async def _compare_with_server(
             log.info("the server does not tell its limits", reason=failure_reason(error))
             return
         operations.server_limit = limit
+        metrics.publish_connection_limit("server", limit.connections)
         if complaint := server_complaint(settings.connection_demand, limit):
             log.warning(complaint)
         return

@@ -17,6 +17,13 @@ _BUCKETS: Final = (
 )
 
 
+# Why a connection is closed that should have lived on.
+_LOST: Final = (
+    *("error", "recycled", "validation"),
+    *("keepalive", "deadline_exceeded", "invalidated"),
+)
+
+
 class _Batched:
     """A metric that takes in what was noted for it, before it is read."""
 
@@ -224,6 +231,9 @@ class PoolSeries:
         self.timeouts = TIMEOUTS.labels(pool_name)
         self.drifts = DRIFTS.labels(pool_name)
         self.create_time = CREATE_TIME.labels(pool_name)
+        for reason in _LOST:
+            # A series that appears with its first event has not risen for an alert.
+            CLOSED.labels(pool_name, reason)
         observations = _observations.setdefault(pool_name, _Observations(pool_name))
         self.flush = observations.flush
         # Take how long a checkout took, in seconds.

@@ -1,8 +1,9 @@
 """Prometheus: the HTTP metrics, and the endpoint that shows all of them."""
 
 import asyncio
+import math
 import platform
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
@@ -37,6 +38,12 @@ BUILD_INFO = Gauge(
     ["version", "python_version"],
     multiprocess_mode="livemax",
 )
+CONNECTION_LIMIT = Gauge(
+    "service_connection_limit",
+    "How many connections all instances together may open, by who says so: budget or server.",
+    ["source"],
+    multiprocess_mode="livemin",
+)
 UNEXPECTED_ERRORS = Counter(
     "service_unexpected_errors", "Requests that ended in an error that nobody foresaw."
 )
@@ -49,6 +56,17 @@ def publish_build_info(settings: Settings) -> None:
     """Tell what runs; and drop the `_created` series, which double the scrape for no query."""
     disable_created_metrics()  # type: ignore[no-untyped-call] # as the library has it
     BUILD_INFO.labels(settings.app_version, platform.python_version()).set(1)
+
+
+def publish_connection_limit(source: Literal["budget", "server"], connections: float) -> None:
+    """Tell how many connections the deployment may have, beside what its pools may open.
+
+    Args:
+        source: Who says so: `DATABASE_CONNECTION_BUDGET`, or the database server.
+        connections: How many; nothing is shown where they are without limit.
+    """
+    if math.isfinite(connections):
+        CONNECTION_LIMIT.labels(source).set(connections)
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:

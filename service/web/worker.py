@@ -35,6 +35,7 @@ STARTS = Counter(
     "Workers that gunicorn started, by why: start, reload, recycled, died or blocked.",
     ["reason"],
 )
+_REASONS: Final = ("start", "reload", "recycled", "died", "blocked")
 # Makes a worker say where it is; Python's fault handler cannot have SIGABRT alone.
 STACK_SIGNAL: Final = signal.SIGUSR2
 # Twice in the time by which the arbiter's promise, timeout + 1 s, may be late.
@@ -130,6 +131,9 @@ class Worker(ASGIWorker):  # type: ignore[misc] # untyped
 
     async def _serve(self) -> None:
         beat = self.loop.create_task(self._beat())
+        for reason in _REASONS:
+            # A series that appears at 1 has not risen for an alert.
+            STARTS.labels(reason)
         STARTS.labels(self.start_reason).inc()
         settings: Settings = self.asgi.state.settings
         await self._start()
