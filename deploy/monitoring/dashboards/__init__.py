@@ -1,0 +1,1 @@
+"""The Grafana dashboards; `python -m deploy.monitoring.dashboards` writes their JSON."""
