@@ -158,6 +158,11 @@ def test_prometheus_scrapes_the_service(stack: Stack) -> None:
     assert stack.prometheus("service_build_info")
 
 
+def test_prometheus_evaluates_the_rules(stack: Stack) -> None:
+    recorded = "instance_pool:db_client_connection_saturation:ratio"
+    eventually(lambda: stack.prometheus(recorded), within=60, every=1)
+
+
 @pytest.mark.parametrize("service", ["db", "migrate", "demo", "api", "prometheus"])
 def test_containers_are_locked_down(stack: Stack, service: str) -> None:
     inspected = stack.inspected(service)
