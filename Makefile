@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 PYTHON_NAMES := python3.13 python3.12 python3.11 python3 python3.14
 HAS_UV := $(shell command -v uv)
 
-.PHONY: help run test test-mariadb test-browser test-docker migration-check check format requirements clean
+.PHONY: help run test test-mariadb test-browser test-monitoring test-docker migration-check check format \
+	requirements clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,13 +20,17 @@ run: $(VENV)/runtime.stamp ## Serve the demo catalog from an SQLite file
 	@exec $(BIN)/tidegate serve
 
 test: $(VENV)/dev.stamp ## Run the suite on PostgreSQL and SQLite, without Docker
-	@$(BIN)/pytest -n auto -m 'not docker and not mariadb and not browser' $(ARGS)
+	@$(BIN)/pytest -n auto -m 'not docker and not mariadb and not browser and not monitoring' $(ARGS)
 
 test-mariadb: $(VENV)/dev.stamp ## Run what touches the database on an installed MariaDB server
 	@$(BIN)/pytest -n auto -m mariadb $(ARGS)
 
 test-browser: $(VENV)/dev.stamp ## Look at the ops page in an installed Chromium
 	@$(BIN)/pytest -m browser $(ARGS)
+
+test-monitoring: $(VENV)/dev.stamp ## Run the alerts in an installed Prometheus
+	@# They mostly wait.
+	@$(BIN)/pytest -n 3 -m monitoring tests/monitoring $(ARGS)
 
 test-docker: $(VENV)/dev.stamp ## Build the image and run the whole stack with Docker Compose
 	@$(BIN)/pytest -m docker $(ARGS)
