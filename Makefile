@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 PYTHON_NAMES := python3.13 python3.12 python3.11 python3 python3.14
 HAS_UV := $(shell command -v uv)
 
-.PHONY: help run test test-mariadb test-browser test-monitoring test-docker migration-check check format \
-	requirements clean
+.PHONY: help run test test-mariadb test-browser test-monitoring test-docker migration-check demo check \
+	format requirements clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-docker: $(VENV)/dev.stamp ## Build the image and run the whole stack with D
 
 migration-check: $(VENV)/dev.stamp ## Prove the revisions on PostgreSQL, as the CI job does (SINCE=origin/main)
 	@$(BIN)/python -W ignore -m tests.support.with_postgres deploy/ci/migration-check
+
+demo: $(VENV)/dev.stamp ## Break the whole stack on cue, and see the alerts, runbooks and recovery
+	@$(BIN)/python -m deploy.demo $(ARGS)
 
 check: $(VENV)/dev.stamp ## Lint, types, imports, dead code, page, Dockerfile, YAML, Compose
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""How gunicorn serves the application; read at start and on SIGHUP."""  # noqa: INP001
+"""How gunicorn serves the application; read at start and on SIGHUP."""  # noqa: N999
 
 import math
 import sys
