@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from itertools import chain
 from pathlib import Path
 from typing import Final, NoReturn
 
+import httpx2
 from rich.console import Console
 
 from deploy.demo.load import CLIENTS, Load
@@ -21,6 +23,7 @@ from deploy.demo.narrator import Narrator, Timing
 from deploy.demo.next_release import write_next_revision
 from deploy.demo.play import Player, SceneError
 from deploy.demo.prometheus import Prometheus
+from deploy.demo.runbooks import advice
 from deploy.demo.scenes import SCENES, Scene, Stage
 from deploy.demo.stack import Stack, StackError, engine_complaint, running
 
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scenes = [scene for scene in SCENES if not options.scene or scene.name in options.scene]
     try:
         return _demo(options.project, scenes)
-    except StackError as error:
+    except (StackError, LookupError, FileNotFoundError, httpx2.HTTPError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return _FAILED
     except KeyboardInterrupt:
@@ -51,6 +54,9 @@ def _demo(project: str, scenes: Sequence[Scene]) -> int:
     narrator = Narrator(Console(highlight=False))
     timings: list[Timing] = []
     complaints: list[str] = []
+    for expected in chain.from_iterable(scene.expected for scene in scenes):
+        # Better now than in the middle of it.
+        advice(*expected)
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         # For Prometheus, which is another user.
@@ -106,7 +112,7 @@ def _await_metrics(prometheus: Prometheus) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="make demo", description=(__doc__ or "").partition("\n")[0]
+        prog="make demo", description="Break the whole stack on cue, and see what follows."
     )
     parser.add_argument(
         "--scene",

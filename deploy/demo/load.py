@@ -10,7 +10,7 @@ from typing import Final, Self
 import httpx2
 
 CLIENTS: Final = 24
-_PAUSE_SECONDS: Final = 0.15
+_PAUSE_SECONDS: Final = 0.4
 # As a client should that is told to come back later.
 _PAUSE_AFTER_503: Final = 0.5
 _NO_ANSWER: Final = 0
@@ -49,11 +49,11 @@ class Load:
         return f"{answer.status_code} {answer.text.strip()}"
 
     def recent(self) -> str:
-        """How the requests of the last second ended, such as `131 of 200, 4 of 503`."""
+        """How the requests of the last second ended, such as `131x 200, 4x 503`."""
         since = time.monotonic() - _RECENT_SECONDS
         counts = Counter(status for at, status in [*self._answers] if at > since)
         return ", ".join(
-            f"{count} of {status or 'none'}" for status, count in sorted(counts.items())
+            f"{count}x {status or 'no answer'}" for status, count in sorted(counts.items())
         )
 
     def _run(self) -> None:

@@ -68,10 +68,10 @@ class Narrator:
         """Something of what happened last."""
         self._console.print(Padding(Text(text, style), (0, 0, 0, _INDENT)))
 
-    def output(self, text: str) -> None:
-        """What a command printed; what is too wide is cut."""
+    def output(self, text: str, *, cut: bool) -> None:
+        """What a command printed; cut or wrapped where it is too wide."""
         for line in text.rstrip().splitlines():
-            shown = Text(line.rstrip(), "cyan", no_wrap=True, overflow="ellipsis")
+            shown = Text(line.rstrip(), "cyan", no_wrap=cut, overflow="ellipsis" if cut else "fold")
             self._console.print(Padding(shown, (0, 0, 0, _INDENT)))
 
     @contextmanager

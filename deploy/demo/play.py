@@ -48,15 +48,17 @@ class Player:
         self._await_calm(scene)
         self._narrator.restart_clock()
         cause = time.monotonic()
-        others: set[str] = set(self._prometheus.alerts())
+        before = self._firing()
         try:
             self._act(scene.cause)
             self._await_firing(scene, own, cause)
-            self._act(scene.look)
-            others = self._firing() - others - own.keys()
-        finally:
-            end = time.monotonic()
+        except SceneError:
             self._act(scene.end)
+            raise
+        self._act(scene.look)
+        others = self._firing() - before - own.keys()
+        end = time.monotonic()
+        self._act(scene.end)
         self._await_resolved(scene, own, end)
         if others:
             self._narrator.detail(f"Also fired: {', '.join(sorted(others))}", "dim")
@@ -64,7 +66,7 @@ class Player:
     def _act(self, act: Act) -> None:
         for said in act(self._stage):
             if isinstance(said, Output):
-                self._narrator.output(said.text)
+                self._narrator.output(said.text, cut=said.is_table)
             else:
                 self._narrator.event(said, "bold")
 

@@ -32,9 +32,10 @@ class Series(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a command printed."""
+    """What a command printed; a table is cut where it is too wide, and not wrapped."""
 
     text: str
+    is_table: bool = False
 
 
 class Expected(NamedTuple):
@@ -99,7 +100,7 @@ def _end_client(stage: Stage) -> Iterator[str | Output]:
 
 def _show_pool(stage: Stage) -> Iterator[str | Output]:
     yield "$ tidegate pool show"
-    yield Output(stage.stack.tool("pool", "show"))
+    yield Output(stage.stack.tool("pool", "show"), is_table=True)
 
 
 def _stop_database(stage: Stage) -> Iterator[str | Output]:
@@ -143,7 +144,7 @@ def _migrate(stage: Stage, expected: ExitCode) -> Iterator[str | Output]:
 
 
 _USED: Final = Series("used", 'sum(db_client_connection_count{pool_name="primary",state="used"})')
-_MAX: Final = Series("of", 'sum(db_client_connection_max{pool_name="primary"})')
+_MAX: Final = Series("max", 'sum(db_client_connection_max{pool_name="primary"})')
 _QUEUED: Final = Series("queued", 'sum(service_admission_requests{state="queued"})')
 _LEAKED: Final = Series("leaked", 'sum(db_client_connection_leaked{pool_name="primary"})')
 _DATABASE: Final = Series("check database", 'min(service_health_check_status{check="database"})')

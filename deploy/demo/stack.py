@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -157,7 +158,10 @@ def running(stack: Stack) -> Iterator[None]:
         stack.up()
         yield
     finally:
+        # A second Ctrl-C would leave half of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         stack.down()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def engine_complaint() -> str | None:
