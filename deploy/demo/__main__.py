@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     scenes = [scene for scene in SCENES if not options.scene or scene.name in options.scene]
     try:
-        return _demo(options.project, scenes)
+        return _demo(options.project, scenes, remove=options.remove)
     except (StackError, LookupError, FileNotFoundError, httpx2.HTTPError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return _FAILED
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _demo(project: str, scenes: Sequence[Scene]) -> int:
+def _demo(project: str, scenes: Sequence[Scene], *, remove: bool) -> int:
     start = time.monotonic()
     narrator = Narrator(Console(highlight=False))
     timings: list[Timing] = []
@@ -65,10 +65,12 @@ def _demo(project: str, scenes: Sequence[Scene]) -> int:
         monitoring.mkdir()
         write_faster(monitoring)
         stack = Stack(project, monitoring, write_next_revision(directory))
+        if remove:
+            stack.down()
+            return 0
         if stack.is_there():
             raise StackError(
-                "another demo runs, or was killed:"
-                f" `docker compose --project-name {project} down --volumes` removes it"
+                "another demo runs, or was killed: `make demo ARGS=--remove` removes what there is"
             )
         narrator.heading("The stack", _introduction(stack))
         narrator.event("$ docker compose build; docker compose up --wait", "bold")
@@ -119,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         choices=[scene.name for scene in SCENES],
         help="play this one only; can be given several times",
+    )
+    parser.add_argument(
+        "--remove", action="store_true", help="only remove what a killed demo has left"
     )
     parser.add_argument("--project", default=PROJECT, help="Compose's name for the stack")
     return parser
