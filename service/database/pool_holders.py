@@ -21,6 +21,8 @@ _SKIPPED: Final = 6
 _DEPTH: Final = 8
 _LIBRARY: Final = str(Path(sqlalchemy.__file__).parent)
 _OWN: Final = str(Path(__file__).parent / "pool")
+# SQLAlchemy makes some of its functions as it runs.
+_GENERATED: Final = "<sqlalchemy "
 # Whether the code of a file takes connections, or is of what hands them out.
 _takes: Final[dict[str, bool]] = {}
 
@@ -83,7 +85,7 @@ def _walk(frame: FrameType | None, stack: list[tuple[CodeType, int]]) -> None:
         try:
             is_taker = _takes[code.co_filename]
         except KeyError:
-            is_taker = not code.co_filename.startswith((_LIBRARY, _OWN))
+            is_taker = not code.co_filename.startswith((_LIBRARY, _OWN, _GENERATED))
             _takes[code.co_filename] = is_taker
         if is_taker:
             stack.append((code, frame.f_lasti))
