@@ -66,7 +66,7 @@ class BaseRepository(Generic[ModelT]):
         """
         connection = self.session.connection()
         rows = connection.execute(statements.select_view(self.model), {"key": key})
-        return next(iter(statements.views_of(self.model, rows)), None)
+        return next(iter(statements.views_of(self.model, rows.all())), None)
 
     def view_page(
         self,
@@ -78,7 +78,8 @@ class BaseRepository(Generic[ModelT]):
         """As `page`, with rows as `view` gives them."""
         query = PageQuery(self.model, where, sort, limit, cursor, as_views=True)
         rows = self.session.connection().execute(query.statement, query.parameters)
-        return query.page(statements.views_of(self.model, rows))
+        # All at once: row by row each of them would be a call to the driver.
+        return query.page(statements.views_of(self.model, rows.all()))
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""
@@ -105,7 +106,7 @@ class BaseRepository(Generic[ModelT]):
         """
         connection = self.session.connection()
         rows = connection.execute(statements.insert_view(self.model), values)
-        return statements.views_of(self.model, rows)[0]
+        return statements.views_of(self.model, rows.all())[0]
 
     def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
         """Insert rows in as few statements as the database takes."""

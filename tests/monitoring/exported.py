@@ -34,6 +34,7 @@ _OTHERS = (
     "/readyz",
     "/startupz",
     "/version",
+    "/ops",
     "/docs",
     "/openapi.json",
     "/metrics",
