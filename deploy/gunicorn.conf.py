@@ -7,8 +7,11 @@ from typing import Any
 
 from service.web.worker_slots import free_slot, worker_slots
 
-# First of all: where values are kept is decided when the modules below make their metrics.
+# First of all: where values are kept is decided when the modules below make their metrics. And
+# structlog would load rich, for tracebacks in colours, with 3 MB of lexers: an entry of None makes
+# that import fail, which it is prepared for.
 try:
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # documented so
     _slots = worker_slots()
 except OSError as error:
     sys.exit(f"PROMETHEUS_MULTIPROC_DIR: {error}")
