@@ -111,10 +111,16 @@ def test_the_data_come_while_every_connection_and_place_is_taken(
     try:
         for thread in threads:
             thread.start()
-        # Who gets how many is the kernel's choice: one of them has all that it can take.
-        eventually(lambda: data(two_workers)["status"] != "pass")
+        # Who gets how many is the kernel's choice, and each worker keeps its answer for a while.
+        answers: list[dict[str, Any]] = []
+
+        def is_told() -> bool:
+            answers.append(data(two_workers))
+            return bool(answers[-1]["status"] != "pass")
+
+        eventually(is_told)
         start = time.monotonic()
-        told = data(two_workers)
+        data(two_workers)
         seconds = time.monotonic() - start
     finally:
         connection.rollback()
@@ -122,6 +128,7 @@ def test_the_data_come_while_every_connection_and_place_is_taken(
         for thread in threads:
             thread.join()
     assert seconds < 1
+    told = answers[-1]
     assert told["status"] in ("warn", "fail")
     for holder in holders(told):
         assert holder["route"] == "/products"
@@ -134,7 +141,7 @@ def test_a_worker_that_is_stopped_is_named_within_the_deadline(two_workers: Serv
     victim.suspend()
     try:
         start = time.monotonic()
-        eventually(lambda: data(two_workers)["status"] == "fail")
+        eventually(lambda: any(each["problem"] for each in data(two_workers)["workers"]))
         seconds = time.monotonic() - start
         told = data(two_workers)
     finally:
