@@ -75,40 +75,25 @@ def top(
     )
 
 
-@app.command()
-def suspend(
-    pool: _Pool,
-    port: _Port = None,
-    worker: _Worker = None,
-    timeout: _Timeout = 5.0,
-    as_json: AsJson = False,
-) -> None:
-    """Let every checkout wait, up to DATABASE_POOL_TIMEOUT; connections in use go on."""
-    _act({"command": "suspend", "pool": pool}, port, worker, timeout, as_json=as_json)
+def _add_action(name: str, about: str) -> None:
+    """Add a command that needs to know nothing but the pool."""
+
+    @app.command(name, help=about)
+    def act(
+        pool: _Pool,
+        port: _Port = None,
+        worker: _Worker = None,
+        timeout: _Timeout = 5.0,
+        as_json: AsJson = False,
+    ) -> None:
+        _act({"command": name, "pool": pool}, port, worker, timeout, as_json=as_json)
 
 
-@app.command()
-def resume(
-    pool: _Pool,
-    port: _Port = None,
-    worker: _Worker = None,
-    timeout: _Timeout = 5.0,
-    as_json: AsJson = False,
-) -> None:
-    """Serve those who wait for a suspended pool, in their order."""
-    _act({"command": "resume", "pool": pool}, port, worker, timeout, as_json=as_json)
-
-
-@app.command()
-def evict(
-    pool: _Pool,
-    port: _Port = None,
-    worker: _Worker = None,
-    timeout: _Timeout = 5.0,
-    as_json: AsJson = False,
-) -> None:
-    """Replace every connection: idle ones now, those in use when they come back."""
-    _act({"command": "evict", "pool": pool}, port, worker, timeout, as_json=as_json)
+_add_action(
+    "suspend", "Let every checkout wait, up to DATABASE_POOL_TIMEOUT; connections in use go on."
+)
+_add_action("resume", "Serve those who wait for a suspended pool, in their order.")
+_add_action("evict", "Replace every connection: idle ones now, those in use when they come back.")
 
 
 @app.command()
