@@ -40,8 +40,15 @@ def two_workers(catalog: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "WEB_CONCURRENCY": str(WORKERS),
     }
     with running_service(tmp_path_factory.mktemp("ops"), variables) as service:
-        eventually(lambda: len(data(service)["workers"]) == WORKERS, within=20)
+        eventually(lambda: are_looked_at(data(service)["workers"]), within=20)
+        # Each worker keeps its answer for half a second, and the next may be another's.
+        time.sleep(0.6)
         yield service
+
+
+def are_looked_at(workers: list[Any]) -> bool:
+    """Whether both workers answer, and both have looked at their database."""
+    return len(workers) == WORKERS and all(worker.get("schema") for worker in workers)
 
 
 def data(service: Service) -> Any:
@@ -64,9 +71,8 @@ def holders(told: Any) -> list[Any]:
 def test_every_worker_is_told_of_whichever_answers(two_workers: Service) -> None:
     pids = {worker.pid for worker in two_workers.workers()}
     for _ in range(4):
-        # One may have answered just before the other began.
-        eventually(lambda: {worker["pid"] for worker in data(two_workers)["workers"]} == pids)
         told = data(two_workers)
+        assert {worker["pid"] for worker in told["workers"]} == pids
         assert [worker["slot"] for worker in told["workers"]] == [0, 1]
     for worker in told["workers"]:
         pools = {pool["pool_name"]: pool for pool in worker["pools"]}
