@@ -148,22 +148,24 @@ class Admission:
         finally:
             self._leave()
 
-    def refuse_if_full(self) -> None:
+    def turn_away(self) -> OverloadedError | None:
         """Turn a request away, if it could not even wait.
 
-        Raises:
-            OverloadedError: The queue is full.
+        Returns:
+            What it is told; None where there is a place, or room in the queue.
         """
-        if self._admitted >= self._limit and len(self._line) >= self._queue:
-            self._shed[_QUEUE_FULL].inc()
-            raise OverloadedError(math.ceil(self._wait))
+        if self._admitted < self._limit or len(self._line) < self._queue:
+            return None
+        self._shed[_QUEUE_FULL].inc()
+        return OverloadedError(math.ceil(self._wait))
 
     def tick(self) -> None:
         """Publish the counts, where they are published."""
         self._gauges.write()
 
     async def _line_up(self, client: ClientWatch) -> None:
-        self.refuse_if_full()
+        if (refusal := self.turn_away()) is not None:
+            raise refusal
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[str] = loop.create_future()
         self._line.append(waiter)

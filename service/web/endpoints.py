@@ -17,9 +17,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.database import run_read, write_session
 from service.web.client_watch import ClientWatch
+from service.web.problems import overloaded
 from service.web.read_your_writes import has_just_written, remember_write
 from service.web.unit_of_work import UnitOfWork
 
@@ -39,7 +41,7 @@ _MARK: Final = "needs_a_place"
 class DatabaseRoute(APIRoute):
     """Turns a request away before anything of it is read, when it could not even wait for a place.
 
-    In an overload most requests are turned away: this halves what each of them takes from those
+    In an overload most requests are turned away, and what each of them takes is taken from those
     that are served. A route whose endpoint is none of `endpoint_of` is as any other.
 
     It also reads a query that is a model by the model alone. FastAPI looks at the annotation of
@@ -48,25 +50,31 @@ class DatabaseRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
-        if not hasattr(self.endpoint, _MARK):
-            return super().get_route_handler()
         whole = self.dependant
-        query = _query_model(whole)
-        if query is not None:
-            self.dependant = replace(whole, query_params=[])
+        query = _query_model(whole) if hasattr(self.endpoint, _MARK) else None
+        if query is None:
+            return super().get_route_handler()
+        name, model = query
+        self.dependant = replace(whole, query_params=[])
         handle = super().get_route_handler()
         # What the documentation is made of.
         self.dependant = whole
 
-        async def handle_unless_full(request: Request) -> Response:
-            unit: UnitOfWork = request.app.state.unit_of_work
-            unit.refuse_if_full()
-            if query is not None:
-                name, model = query
-                request.scope[_QUERY] = {name: _validated(model, request)}
+        async def handle_query(request: Request) -> Response:
+            request.scope[_QUERY] = {name: _validated(model, request)}
             return await handle(request)
 
-        return handle_unless_full
+        return handle_query
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or turn it away."""
+        if hasattr(self.endpoint, _MARK) and scope["method"] in (self.methods or ()):
+            unit: UnitOfWork = scope["app"].state.unit_of_work
+            if (refusal := unit.turn_away()) is not None:
+                # Raised, it would take as long again to be answered.
+                await overloaded(scope["path"], refusal)(scope, receive, send)
+                return
+        await super().handle(scope, receive, send)
 
 
 def _query_model(dependant: Dependant) -> tuple[str, type[BaseModel]] | None:

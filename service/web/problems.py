@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -76,7 +75,7 @@ def problem(
     *,
     errors: Sequence[ErrorDetail] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     """Make the response for a problem.
 
     Args:
@@ -93,12 +92,23 @@ def problem(
         instance=request_path,
         errors=[*errors] if errors else None,
     )
-    return JSONResponse(
-        body.model_dump(exclude_none=True),
+    return Response(
+        body.model_dump_json(exclude_none=True),
         status_code=status,
         headers=dict(headers or {}),
         media_type=MEDIA_TYPE,
     )
+
+
+def overloaded(request_path: str, error: OverloadedError) -> Response:
+    """Make the response for a request that was turned away.
+
+    Args:
+        request_path: The path that was asked for.
+        error: Why, and when to come again.
+    """
+    headers = {"Retry-After": str(error.retry_after)}
+    return problem(request_path, 503, str(error), headers=headers)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -128,7 +138,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - how Starlette registers handlers
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -138,37 +148,36 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     return problem(request.url.path, error.status_code, detail, headers=headers)
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     errors = [_error_detail(item) for item in error.errors()]
     return problem(request.url.path, 422, "The request is not valid.", errors=errors)
 
 
-async def _on_not_found(request: Request, error: Exception) -> JSONResponse:
+async def _on_not_found(request: Request, error: Exception) -> Response:
     return problem(request.url.path, 404, str(error))
 
 
-async def _on_overloaded(request: Request, error: Exception) -> JSONResponse:
+async def _on_overloaded(request: Request, error: Exception) -> Response:
     assert isinstance(error, OverloadedError)  # noqa: S101 - as above
-    headers = {"Retry-After": str(error.retry_after)}
-    return problem(request.url.path, 503, str(error), headers=headers)
+    return overloaded(request.url.path, error)
 
 
-async def _on_precondition_failed(request: Request, error: Exception) -> JSONResponse:
+async def _on_precondition_failed(request: Request, error: Exception) -> Response:
     return problem(request.url.path, 412, str(error))
 
 
-async def _on_key_reused(request: Request, error: Exception) -> JSONResponse:
+async def _on_key_reused(request: Request, error: Exception) -> Response:
     errors = [ErrorDetail(detail=str(error), parameter="header/Idempotency-Key")]
     return problem(request.url.path, 422, "The request is not valid.", errors=errors)
 
 
-async def _on_invalid_cursor(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid_cursor(request: Request, error: Exception) -> Response:
     errors = [ErrorDetail(detail=str(error), parameter="query/cursor")]
     return problem(request.url.path, 422, "The request is not valid.", errors=errors)
 
 
-async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_database_error(request: Request, error: Exception) -> Response:
     failure = db.classify(error, metadata)
     if failure is None or type(failure) not in _PROBLEMS:
         raise error

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.database.deadline import TimeLimit, time_limit
 from service.database.failures import DeadlockDetected, SerializationFailure, classify
+from service.errors import OverloadedError
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError
 from service.web.threads import LoopThreads
@@ -76,9 +77,9 @@ class UnitOfWork:
         finally:
             client.stop()
 
-    def refuse_if_full(self) -> None:
-        """As `Admission.refuse_if_full`."""
-        self.admission.refuse_if_full()
+    def turn_away(self) -> OverloadedError | None:
+        """As `Admission.turn_away`."""
+        return self.admission.turn_away()
 
     def resize(self, limit: int, queue: int) -> None:
         """As `Admission.resize`, with a thread for each that may be in."""

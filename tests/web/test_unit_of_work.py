@@ -34,15 +34,23 @@ both_servers = pytest.mark.parametrize("environment", ["development", "test"])
 RETRIES = 3
 
 
+@contextmanager
+def application(url: str, **settings: Any) -> Iterator[TestClient]:
+    given = Settings(environment="test", database=DatabaseSettings(url=url), **settings)
+    try:
+        with TestClient(create_app(given), raise_server_exceptions=False) as client:
+            yield client
+    finally:
+        process.configure(None)
+
+
 @pytest.fixture
 def app_client(postgres_url: str) -> Iterator[TestClient]:
-    """The application with one product; tests add routes of their own."""
-    settings = Settings(environment="test", database=DatabaseSettings(url=postgres_url))
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    """The application with two products; tests add routes of their own."""
+    with application(postgres_url) as client:
         client.post("/products", json={"code": "ROPE", "name": "Rope", "price": "1.00"})
         client.post("/products", json={"code": "SAIL", "name": "Sail", "price": "1.00"})
         yield client
-    process.configure(None)
 
 
 class Route:
@@ -127,6 +135,35 @@ def crossing() -> Callable[[Session, int], None]:
 
 def prices(client: TestClient) -> list[str]:
     return [client.get(f"/products/{number}").json()["price"] for number in (1, 2)]
+
+
+def test_without_room_a_request_is_turned_away_before_anything_of_it_is_read(
+    postgres_url: str,
+) -> None:
+    with application(postgres_url, admission_limit=1, admission_queue=0) as client:
+        is_held, let_go = threading.Event(), threading.Event()
+
+        def work(session: Session, number: int) -> None:
+            del session, number
+            is_held.set()
+            let_go.wait(30)
+
+        route = Route(client, work, retries=0)
+        with concurrent.futures.ThreadPoolExecutor(1) as clients:
+            holder = clients.submit(route.ask)
+            try:
+                assert is_held.wait(10)
+                shed = client.post("/products", content="{", headers={"X-Request-Id": "mine"})
+                others = [client.put("/products/1"), client.get("/livez")]
+            finally:
+                let_go.set()
+        assert [answer.status_code for answer in holder.result()] == [200]
+    assert shed.status_code == 503
+    assert shed.headers["content-type"] == "application/problem+json"
+    assert int(shed.headers["retry-after"]) > 0
+    assert shed.headers["x-request-id"] == "mine"
+    assert shed.json()["instance"] == "/products"
+    assert [answer.status_code for answer in others] == [405, 200], "these need no place"
 
 
 def test_serialization_failure_is_tried_again_and_its_effect_is_there_once(
