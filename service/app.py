@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.database import init_db, process, write_session
+from service.database.asking import OverdueError, ask
 from service.database.budget import server_complaint, server_limit
 from service.database.failures import failure_reason
-from service.database.health import OverdueError, ask
 from service.database.idempotency import forget_old_keys
 from service.database.urls import is_memory
 from service.errors import OverloadedError

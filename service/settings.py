@@ -10,14 +10,8 @@ from service.database.budget import (
     budget_complaint,
     connection_demand,
 )
-from service.database.settings import (
-    DatabaseSettings,
-    Environment,
-    LayeredSettings,
-    Seconds,
-    SecondsOrOff,
-    SettingsError,
-)
+from service.database.layered_settings import LayeredSettings, Seconds, SecondsOrOff, SettingsError
+from service.database.settings import DatabaseSettings, Environment
 
 __all__ = ["DatabaseSettings", "Settings", "SettingsError", "load_settings"]
 

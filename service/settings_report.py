@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL, make_url
 
-from service.database.settings import (
+from service.database.layered_settings import (
     ENV_FILE,
     LayeredSettings,
     environment_variables,

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from service.database import DatabaseSettings
-from service.database.settings import variable_names
+from service.database.layered_settings import variable_names
 from service.settings import Settings, load_settings
 from service.settings_report import SettingReport, report_settings
 from tests.cli.test_commands import tidegate

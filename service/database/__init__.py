@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from service.database.base import NAMING_CONVENTION, Base, metadata
 from service.database.deadline import TimeLimit, time_limit
-from service.database.engine import create_async_db_engine, create_db_engine, process
+from service.database.engine import create_async_db_engine, create_db_engine
 from service.database.health import check_database_health
+from service.database.layered_settings import SettingsError
 from service.database.pagination import InvalidCursorError, Page, Sort
 from service.database.pool_events import instrument
 from service.database.pool_holders import route_source
-from service.database.pool_queue import PoolPolicy
+from service.database.pool_policy import PoolPolicy
 from service.database.pool_snapshot import (
     HolderSnapshot,
     PoolSnapshot,
@@ -23,6 +24,7 @@ from service.database.pool_snapshot import (
     pool_snapshot,
     pool_snapshots,
 )
+from service.database.process_engines import process
 from service.database.replica import ReplicaFailedError
 from service.database.repository import BaseRepository
 from service.database.repository_async import BaseRepositoryAsync
@@ -37,7 +39,7 @@ from service.database.session import (
     write_session,
 )
 from service.database.session_async import AsyncSessionLocal, get_async_db
-from service.database.settings import DatabaseSettings, SettingsError
+from service.database.settings import DatabaseSettings
 from service.database.urls import UnsupportedUrlError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import ColumnElement, Select, bindparam, inspect, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
-from service.database.engine import process
 from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
+from service.database.process_engines import process
 from service.database.statements import key_column, select_views
 
 RowT = TypeVar("RowT")

@@ -29,7 +29,8 @@ from sqlalchemy.util import greenlet_spawn
 from service.database import pool_clock
 from service.database.deadline import TimeLimit, current_limit, outside_limits, watchdog
 from service.database.failures import OutOfTime
-from service.database.pool_queue import FairQueue, PoolPolicy
+from service.database.pool_policy import PoolPolicy
+from service.database.pool_queue import FairQueue
 from service.database.pool_waiters import TaskWaiter, ThreadWaiter
 
 logger = logging.getLogger(__name__)

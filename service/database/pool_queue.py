@@ -12,11 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.queue import Empty, QueueCommon
+
+from service.database.pool_policy import PoolPolicy
 
 # Where a connection's details stand in `ConnectionPoolEntry.info`, which SQLAlchemy clears when
 # it replaces the connection.
@@ -27,29 +28,6 @@ CLOSE_REASON: Final = "tidegate.close_reason"
 # HikariCP's shares: connections that were opened together must not all be replaced together.
 _LIFETIME_JITTER: Final = 0.025
 _KEEPALIVE_JITTER: Final = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolPolicy:
-    """How a pool treats its connections. Times are in seconds; infinity turns a rule off.
-
-    Args:
-        max_lifetime: How old a connection may become; shortened by up to 2.5 % at random.
-        idle_timeout: How long a connection may lie idle before it is closed.
-        min_idle: How many connections `idle_timeout` leaves open, and `warm_up()` opens.
-        keepalive: How often an idle connection is asked whether it is alive; shortened by up to
-            10 % at random.
-        validation_bypass: A connection that was heard of within this time is not asked again
-            before it is handed out.
-        leak_threshold: A connection that is out for longer is taken for leaked.
-    """
-
-    max_lifetime: float = math.inf
-    idle_timeout: float = math.inf
-    min_idle: int = 0
-    keepalive: float = math.inf
-    validation_bypass: float = 0.5
-    leak_threshold: float = math.inf
 
 
 class Waiter(Protocol):

@@ -11,9 +11,9 @@ from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.engine import URL
 
+from service.database.asking import OverdueError, ask
 from service.database.engine import create_db_engine
 from service.database.failures import failure_reason
-from service.database.health import OverdueError, ask
 from service.database.replica_lag import ReplayedTime
 from service.database.settings import DatabaseSettings
 

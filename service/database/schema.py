@@ -3,7 +3,7 @@
 from sqlalchemy import Engine
 
 from service.database.base import metadata
-from service.database.engine import process
+from service.database.process_engines import process
 
 
 class ProductionSchemaError(RuntimeError):

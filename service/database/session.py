@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker
 
 from service.database.deadline import current_limit, time_limit
-from service.database.engine import process
+from service.database.process_engines import process
 from service.database.replica import ReplicaFailedError
 
 ResultT = TypeVar("ResultT")

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from service.database.engine import process
+from service.database.process_engines import process
 
 
 class AsyncProcessSession(Session):

@@ -19,8 +19,8 @@ from service.database import (
     time_limit,
 )
 from service.database.advice import failure_advice
+from service.database.asking import OverdueError, ask
 from service.database.failures import failure_reason
-from service.database.health import OverdueError, ask
 from service.database.urls import UnsupportedUrlError, is_memory
 from service.doctor.findings import Finding, Findings
 from service.doctor.network import network_complaint

@@ -11,12 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from service.database.settings import (
-    DatabaseSettings,
-    SettingsError,
-    environment_variables,
-    variable_names,
-)
+from service.database.layered_settings import SettingsError, environment_variables, variable_names
+from service.database.settings import DatabaseSettings
 from service.database.urls import UnsupportedUrlError, is_memory
 from service.doctor.findings import Finding, Findings
 from service.settings import Settings, load_settings

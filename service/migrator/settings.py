@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from service.database.settings import LayeredSettings, Seconds, SecondsOrOff
+from service.database.layered_settings import LayeredSettings, Seconds, SecondsOrOff
 
 
 class MigratorSettings(LayeredSettings):

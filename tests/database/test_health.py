@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from service.database import DatabaseSettings, check_database_health, create_db_engine, process
+from service.database.asking import OverdueError, ask
 from service.database.failures import DatabaseFailure
-from service.database.health import OverdueError, ask
 from tests.database.conftest import MakeEngine
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer

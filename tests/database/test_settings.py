@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.database import DatabaseSettings, SettingsError
-from service.database import settings as module
+from service.database import DatabaseSettings, SettingsError, layered_settings
 from service.settings import load_settings
 
 SECRET = "hunter2-in-a-url"
@@ -17,7 +16,7 @@ URL = f"postgresql://catalog:{SECRET}@db.internal:5432/catalog"
 def secrets_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "secrets"
     directory.mkdir()
-    monkeypatch.setattr(module, "SECRETS_DIRECTORY", directory)
+    monkeypatch.setattr(layered_settings, "SECRETS_DIRECTORY", directory)
     return directory
 
 

@@ -11,7 +11,7 @@ import typer.main
 
 from service.cli.main import app
 from service.database.budget import MIGRATION_CONNECTIONS
-from service.database.settings import variable_names
+from service.database.layered_settings import variable_names
 from service.migrator.settings import MigratorSettings
 from service.settings import DatabaseSettings, Settings, SettingsError, load_settings
 from tests.deploy.manifests import (
