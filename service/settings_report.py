@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from service.database.layered_settings import (
     ENV_FILE,
@@ -54,15 +56,16 @@ class SettingReport:
         return self.source != _DEFAULT and not self.source.startswith("follows ")
 
 
-def report_settings(settings: Settings) -> list[SettingReport]:
-    """Every setting, those of the database last.
+def report_settings(settings: Settings, *further: LayeredSettings) -> list[SettingReport]:
+    """Every setting, those of the database after the service's own.
 
     Args:
         settings: As they were loaded, in the surroundings of now.
+        further: Settings of other commands, which come last.
     """
     sources = _Sources()
     followed = _followed(settings)
-    groups: tuple[LayeredSettings, ...] = (settings, settings.database)
+    groups: tuple[LayeredSettings, ...] = (settings, settings.database, *further)
     found: dict[str, SettingReport] = {}
     for group in groups:
         for field_name, field in type(group).model_fields.items():
@@ -120,9 +123,14 @@ def _followed(settings: Settings) -> Mapping[str, tuple[Any, str]]:
 
 def _shown(name: str, value: Any) -> str | int | float | bool | None:
     if isinstance(value, SecretStr):
-        return masked_url(make_url(value.get_secret_value())) if "URL" in name else MASK
+        try:
+            return masked_url(make_url(value.get_secret_value())) if "URL" in name else MASK
+        except ArgumentError:
+            return MASK
     if isinstance(value, URL):
         return masked_url(value)
+    if isinstance(value, Path):
+        return str(value)
     return value if isinstance(value, str | int | float | bool) else None
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from service.database import DatabaseSettings
 from service.database.layered_settings import variable_names
+from service.migrator.settings import MigratorSettings
 from service.settings import Settings, load_settings
 from service.settings_report import SettingReport, report_settings
 from tests.cli.test_commands import tidegate
@@ -16,11 +17,12 @@ NAMES: Final = ("DATABASE_POOL_SIZE", "DATABASE_MAX_OVERFLOW", "ADMISSION_WAIT")
 
 
 def reported() -> dict[str, SettingReport]:
-    return {one.name: one for one in report_settings(load_settings())}
+    return {one.name: one for one in report_settings(load_settings(), MigratorSettings.load())}
 
 
 def test_every_setting_is_told() -> None:
-    known = variable_names(Settings) | variable_names(DatabaseSettings)
+    groups = (Settings, DatabaseSettings, MigratorSettings)
+    known = {name for group in groups for name in variable_names(group)}
     assert set(reported()) == known - {"DATABASE"}
 
 
@@ -82,6 +84,8 @@ def test_no_secret_is_printed() -> None:
         "DATABASE_URL_ASYNC": "postgresql+asyncpg://me:tiger@db/shop",
         "DATABASE_CURSOR_KEY": "tiger" * 5,
         "OPS_TOKEN": "tiger" * 5,
+        "MIGRATE_SCRATCH_URL": url,
+        "MIGRATE_PUSHGATEWAY_URL": "https://me:tiger@push:9091",
     }
     for words in (("settings",), ("settings", "--json"), ("settings", "--changed")):
         result = tidegate(*words, **variables)

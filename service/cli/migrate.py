@@ -123,7 +123,7 @@ def status(as_json: AsJson = False) -> None:
         typer.echo(f"state:   {found.status.state}")
         typer.echo(f"current: {found.status.current or 'none'}")
         typer.echo(f"head:    {found.status.head}")
-        columns = ("revision", "title", "phase", "applied", "seconds", "note")
+        columns = ("revision", "title", "phase", "applied", "release", "seconds", "note")
         print_table(columns, [[row[name] for name in columns] for row in found.revisions])
 
     def to_json(found: Standing) -> dict[str, Any]:

@@ -14,12 +14,14 @@ def settings(
 ) -> None:
     """Show every setting, where it came from, and what it may be; secrets are masked.
 
-    Exits with 2 where the service would not start with them.
+    Exits with 2 where the service or `tidegate migrate` would not start with them.
     """
+    from service.migrator.settings import MigratorSettings
     from service.settings import load_settings
     from service.settings_report import report_settings
 
-    found = [one for one in report_settings(load_settings()) if one.is_set or not changed]
+    reported = report_settings(load_settings(), MigratorSettings.load())
+    found = [one for one in reported if one.is_set or not changed]
     if as_json:
         from service.cli.output import print_json
 

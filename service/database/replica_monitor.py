@@ -86,15 +86,12 @@ class ReplicaMonitor:
 
     def _engine(self, url: URL, pool_name: str) -> Engine:
         """An engine of one connection: a full pool must not look like a replica that is down."""
-        # Without these a host that vanished would occupy the connection for a quarter of an hour.
-        ours = {"keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
         return create_db_engine(
             url,
             settings=self._settings,
             pool_name=pool_name,
             pool_size=1,
             max_overflow=0,
-            connect_args={name: value for name, value in ours.items() if name not in url.query},
         )
 
     def _begin(self) -> None:

@@ -15,12 +15,13 @@ from service.database.layered_settings import SettingsError, environment_variabl
 from service.database.settings import DatabaseSettings
 from service.database.urls import UnsupportedUrlError, is_memory
 from service.doctor.findings import Finding, Findings
+from service.migrator.settings import MigratorSettings
 from service.settings import Settings, load_settings
 from service.web.memory_directory import memory_directory
 
 # Who has names of these forms means settings of this service. Of the kit's own, an unknown name is
 # an error already.
-_FAMILIES: Final = ("ADMISSION_", "HEALTH_", "STREAM_", "DRAIN_", "GRACEFUL_", "OPS_")
+_FAMILIES: Final = ("ADMISSION_", "HEALTH_", "STREAM_", "DRAIN_", "GRACEFUL_", "OPS_", "MIGRATE_")
 # As `requires-python` has it.
 _OLDEST_PYTHON: Final = (3, 11)
 _MEBIBYTE: Final = 1024 * 1024
@@ -53,7 +54,8 @@ def examine_configuration() -> tuple[Settings | None, list[Finding]]:
 
 
 def _unknown_names() -> Iterator[Finding]:
-    known = variable_names(Settings) | variable_names(DatabaseSettings)
+    groups = (Settings, DatabaseSettings, MigratorSettings)
+    known = {name for group in groups for name in variable_names(group)}
     for name in sorted(environment_variables()):
         plain = name.removesuffix("_FILE")
         if plain in known or not name.startswith(_FAMILIES):

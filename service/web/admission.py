@@ -39,7 +39,7 @@ SHED = Counter(
 )
 QUEUE_TIME = Histogram(
     "service_admission_queue_time_seconds",
-    "How long requests waited to be admitted, those that were not included.",
+    "How long requests waited in the queue, or did not have to; not those turned away at once.",
     ["gate"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )

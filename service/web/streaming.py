@@ -52,9 +52,10 @@ class StreamSessions:
         self.stall = stall
         # No queue: a place may be taken for minutes.
         self.admission = Admission(STREAMS, limit=limit, queue=0, wait=stall)
-        sizes = {"pool_size": limit, "max_overflow": 0, "pool_min_idle": 0}
+        # A download that lasts is none that leaked; one that stalls is cut off.
+        own = {"pool_size": limit, "max_overflow": 0, "pool_min_idle": 0, "leak_threshold": 0.0}
         self._engine = create_async_db_engine(
-            settings=settings.model_copy(update=sizes), pool_name=STREAMS
+            settings=settings.model_copy(update=own), pool_name=STREAMS
         )
 
     @asynccontextmanager

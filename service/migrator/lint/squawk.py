@@ -32,7 +32,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     # An index that a broken run left invalid would be taken for the one that is asked for.
     "prefer-robust-stmts": "the runner drops what a concurrent build left behind, and builds anew",
 }
-# What the runner gives each connection: the timeouts are no concern of a revision's.
+# The runner gives each connection its timeouts; squawk only asks that there are some.
 _BEFORE: Final = ("SET lock_timeout = '5s';", "SET statement_timeout = '1h';")
 
 
