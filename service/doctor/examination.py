@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 # The tables that the roles must be able to use.
-import service.product_catalog.models  # noqa: F401
+import service.models  # noqa: F401
 from service.doctor.capacity import examine_capacity
 from service.doctor.databases import Examine, Target, examine_async, examine_database
 from service.doctor.findings import Finding, Findings

@@ -7,13 +7,11 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection
 
-from service.database import DatabaseSettings, idempotency, metadata, types
+# Importing the models is what fills the metadata.
+import service.models  # noqa: F401
+from service.database import DatabaseSettings, metadata, types
 from service.migrator.connections import migration_engine
 from service.migrator.history import BOOKKEEPING_TABLES
-from service.product_catalog import models
-
-# Importing the models is what fills the metadata; name each domain's module here.
-MODELS = (models, idempotency)
 
 config = context.config
 # Whoever runs revisions of other models says which.
