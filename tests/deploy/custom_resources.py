@@ -132,6 +132,40 @@ class ServiceMonitor(_Strict):
     spec: _ServiceMonitorSpec
 
 
+class _RecordingRule(_Strict):
+    record: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
+    expr: str
+    labels: Labels = {}
+
+
+class _AlertingRule(_Strict):
+    alert: str
+    expr: str
+    for_: Annotated[Duration | None, Field(alias="for")] = None
+    keep_firing_for: Annotated[Duration | None, Field(alias="keep_firing_for")] = None
+    labels: Labels
+    annotations: Labels
+
+
+class _RuleGroup(_Strict):
+    name: str
+    interval: Duration | None = None
+    rules: list[_RecordingRule | _AlertingRule]
+
+
+class _PrometheusRuleSpec(_Strict):
+    groups: list[_RuleGroup]
+
+
+class PrometheusRule(_Strict):
+    """Rules that Prometheus' operator gives to a Prometheus."""
+
+    api_version: Literal["monitoring.coreos.com/v1"]
+    kind: Literal["PrometheusRule"]
+    metadata: _Metadata
+    spec: _PrometheusRuleSpec
+
+
 class _Parameters(_Strict):
     # The values of a configuration file: the API server refuses numbers.
     parameters: dict[str, str]
@@ -193,10 +227,11 @@ class Cluster(_Strict):
     spec: _ClusterSpec
 
 
-MODELS: Final[dict[str, type[BaseModel]]] = {
-    "keda.sh/v1alpha1": ScaledObject,
-    "monitoring.coreos.com/v1": ServiceMonitor,
-    "postgresql.cnpg.io/v1": Cluster,
+MODELS: Final[dict[tuple[str, str], type[BaseModel]]] = {
+    ("keda.sh/v1alpha1", "ScaledObject"): ScaledObject,
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): ServiceMonitor,
+    ("monitoring.coreos.com/v1", "PrometheusRule"): PrometheusRule,
+    ("postgresql.cnpg.io/v1", "Cluster"): Cluster,
 }
 
 
@@ -207,4 +242,4 @@ def validate(manifest: dict[str, Any]) -> None:
         ValidationError: Says which.
         KeyError: There is no model for it.
     """
-    MODELS[manifest["apiVersion"]].model_validate(manifest)
+    MODELS[manifest["apiVersion"], manifest["kind"]].model_validate(manifest)

@@ -43,7 +43,7 @@ def all_pods(request: pytest.FixtureRequest) -> list[Pod]:
 
 
 def validate(manifest: Manifest, version: str) -> None:
-    if manifest["apiVersion"] in custom_resources.MODELS:
+    if (manifest["apiVersion"], manifest["kind"]) in custom_resources.MODELS:
         custom_resources.validate(manifest)
     else:
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -66,6 +66,7 @@ def test_every_manifest_is_valid(manifests: list[Manifest], version: str) -> Non
         ("base+autoscale-keda", "ScaledObject", ("spec", "maxReplicas"), 3),
         ("base+autoscale-keda", "ScaledObject", ("spec", "pollingInterval"), "15"),
         ("base+service-monitor", "ServiceMonitor", ("spec", "endpoint"), []),
+        ("base+alerts", "PrometheusRule", ("spec", "group"), []),
         ("cloudnative-pg", "Cluster", ("spec", "postgresql", "parameters", "max_connections"), 200),
         ("cloudnative-pg", "Cluster", ("spec", "replicas"), 2),
     ],

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
+from deploy.monitoring.prometheus_rule import TARGET, prometheus_rule
 from tests.deploy.support import run
 from tests.monitoring.installed import program
 from tests.monitoring.promql import selectors
@@ -38,6 +40,16 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_rules_pass_their_unit_tests(path: Path) -> None:
     run(program("promtool"), "test", "rules", path)
+
+
+def test_the_operators_resource_holds_the_rules_as_they_are() -> None:
+    committed = TARGET.read_text(encoding="utf-8")
+    assert committed == prometheus_rule(), "run `python -m deploy.monitoring.prometheus_rule`"
+    groups = yaml.safe_load(committed)["spec"]["groups"]
+    assert {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule} == {
+        alert.name for alert in alerts()
+    }
+    assert len({group["name"] for group in groups}) == len(groups)
 
 
 def test_every_alert_is_tested_to_fire_and_not_to() -> None:
