@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.deploy.support import missing, run
+from tests.deploy.support import run
+from tests.support.missing import missing
 
 VERSION = "9.9.9"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from tests.deploy.support import ROOT, run
+from tests.support.missing import missing
 
 Manifest = dict[str, Any]
 
@@ -92,7 +92,7 @@ def render(directory: Path) -> list[Manifest]:
     elif shutil.which("kustomize"):
         output = run("kustomize", "build", directory).stdout
     else:
-        pytest.skip("rendering needs kubectl or kustomize on PATH")
+        missing("rendering needs kubectl or kustomize on PATH")
     return list(yaml.safe_load_all(output))
 
 

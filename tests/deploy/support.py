@@ -1,22 +1,14 @@
-"""What the tests of the deployment share: commands, deadlines, and honest skips."""
+"""Running the commands of the deployment."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip with the reason; in CI, where every part must be there, fail with it."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def run(

@@ -23,6 +23,7 @@ from tests.deploy.manifests import (
 )
 from tests.deploy.support import run
 from tests.support.databases import migrate
+from tests.support.missing import missing
 from tests.support.scraping import Series, scrape
 from tests.support.server import running_service
 
@@ -128,7 +129,7 @@ def test_autoscalers_ask_for_series_that_are_exported(query: str, series: Series
 def test_saturation_is_that_of_the_fuller_pool(tmp_path: Path) -> None:
     """By promtool: a pod with a full replica's pool, and one that is idle."""
     if not shutil.which("promtool"):
-        pytest.skip("needs promtool, which is part of Prometheus")
+        missing("needs promtool (Debian's package is prometheus)")
     told = queries()
     by_pod = told["adapter"].replace("<<.GroupBy>>", "pod")
     by_pod = by_pod.replace("<<.LabelMatchers>>", 'namespace="tidegate"')

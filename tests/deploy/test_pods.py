@@ -21,7 +21,8 @@ from tests.deploy.manifests import (
     pods,
     rendered,
 )
-from tests.deploy.support import missing, run
+from tests.deploy.support import run
+from tests.support.missing import missing
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tests.deploy.support import missing
+from tests.support.missing import missing
 
 
 def program(name: str) -> str:

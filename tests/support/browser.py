@@ -1,20 +1,19 @@
 """A real browser, driven as a person would: Debian's Chromium, headless."""
 
 import base64
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from axe_core_python.selenium import Axe  # type: ignore[import-untyped] # it has no types
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from tests.support.missing import missing
 from tests.support.polling import eventually
 
 _FLAGS: Final = (
@@ -39,13 +38,9 @@ _COLLECT: Final = """
 
 
 def require_chromium() -> None:
-    """Skip the test where there is no Chromium; where CI runs it, it fails."""
-    if _chromium() and shutil.which("chromedriver"):
-        return
-    reason = "no Chromium with its driver (Debian's packages are chromium and chromium-driver)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """Skip the test, or fail in CI, where there is no Chromium."""
+    if not _chromium() or not shutil.which("chromedriver"):
+        missing("no Chromium with its driver (Debian's packages are chromium and chromium-driver)")
 
 
 def _chromium() -> str | None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pymysql
-import pytest
 
 from tests.support.database_server import DatabaseServer
+from tests.support.missing import missing
 from tests.support.postgres import free_port
 
 # Debian has the server where only root looks for programs.
@@ -36,18 +36,10 @@ _SETTINGS: Final = {
 
 
 def require_mariadb() -> None:
-    """Skip the test where no MariaDB server can be started; where CI runs it, it fails."""
-    if reason := _missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def _missing() -> str | None:
+    """Skip the test, or fail in CI, where no MariaDB server can be started."""
     for name in ("mariadbd", "mariadb-install-db"):
         if shutil.which(name, path=_PATH) is None:
-            return f"MariaDB is not installed: no {name} (Debian's package is mariadb-server)"
-    return None
+            missing(f"MariaDB is not installed: no {name} (Debian's package is mariadb-server)")
 
 
 class MariaDBServer(DatabaseServer):

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import pytest
 from sqlalchemy import make_url
 
+from tests.support.missing import missing
 from tests.support.polling import eventually
 from tests.support.postgres import free_port
 
@@ -22,9 +22,9 @@ _PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbi
 
 
 def require_pgbouncer() -> None:
-    """Skip a test where PgBouncer is not installed."""
+    """Skip the test, or fail in CI, where PgBouncer is not installed."""
     if _PROGRAM is None:
-        pytest.skip("PgBouncer is not installed")
+        missing("PgBouncer is not installed (Debian's package is pgbouncer)")
 
 
 @contextmanager
