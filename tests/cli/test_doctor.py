@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.cli.test_commands import tidegate
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 
 def test_output_names_each_finding_and_its_advice(sqlite_url: str, tmp_path: Path) -> None:

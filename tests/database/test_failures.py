@@ -40,7 +40,8 @@ from service.database import (
 from service.database.failures import DatabaseFailure, classify, failure_reason
 from service.database.types import ExactDecimal
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
 
 
 class OwnBase(Base):

@@ -18,7 +18,7 @@ import pytest
 from tests.deploy.engine import inspect
 from tests.deploy.manifests import Manifest, Pod, environment, named
 from tests.deploy.support import run
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 _UNITS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 

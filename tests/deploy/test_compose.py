@@ -18,7 +18,7 @@ from tests.deploy.conftest import Measured
 from tests.deploy.engine import inspect, require_engine
 from tests.deploy.support import ROOT, run
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

@@ -20,7 +20,8 @@ from tests.deploy.manifests import of_kind, rendered
 from tests.support.databases import migrate
 from tests.support.pgbouncer import pgbouncer_version, require_pgbouncer, running_pgbouncer
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
 from tests.support.server import PYTHON, environment, running_service
 
 # Those that asyncpg prepares, which streams exports: `test_pods.py` has a newer PgBouncer.

@@ -6,7 +6,7 @@ import pytest
 
 from service.doctor.examination import examine
 from service.doctor.findings import Finding, Verdict
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 
 class Diagnosis:

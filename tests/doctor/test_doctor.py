@@ -15,7 +15,8 @@ from service.migrator.revisions import Revisions
 from tests.doctor.conftest import Diagnose
 from tests.support.databases import PostgresDatabases, migrate, worker_name
 from tests.support.mariadb import MariaDBServer
-from tests.support.postgres import PostgresServer, execute, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer, execute
 
 ROLE = f"doctor_{worker_name()}"
 

@@ -21,7 +21,8 @@ import psutil
 
 from tests.load.measuring import figure, header, row
 from tests.support.databases import PostgresDatabases, migrate
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
 from tests.support.server import PYTHON, ROOT, Service, environment
 
 WORKERS: Final = {

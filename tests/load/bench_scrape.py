@@ -29,7 +29,7 @@ from service.web.metrics import observe_request
 from tests.load.measuring import figure, header, row
 from tests.support.databases import SqliteDatabases
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 from tests.support.server import PYTHON, ROOT, Service, environment
 
 ROUTES: Final = 60

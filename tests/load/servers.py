@@ -13,7 +13,8 @@ import psutil
 
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer, execute, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer, execute
 from tests.support.server import PYTHON, ROOT, Service, environment
 
 TIDEGATE: Final = "Tidegate"

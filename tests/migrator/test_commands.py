@@ -22,7 +22,7 @@ from service.migrator.runner import make_runner
 from tests.migrator.histories import History, named
 from tests.support.databases import migrate
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 _CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 _DROP: Final = 'op.drop_table("things")'

@@ -14,7 +14,8 @@ from service.migrator.events import Event, Events
 from service.migrator.inspection import inspect_database
 from service.migrator.lock import LOCK_KEY, runner_lock
 from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
-from tests.support.postgres import PostgresServer, ReplicaServer, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer, ReplicaServer
 
 
 def migrate(url: str, *, wait: float = 30) -> SchemaState:

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.support import run
 from tests.monitoring.rules import alerts
-from tests.support.postgres import execute, free_port
+from tests.support.ports import free_port
+from tests.support.postgres import execute
 from tests.support.server import PYTHON, Service, running_service
 
 # Prometheus' own, of every target, and of the alerts.

@@ -14,7 +14,7 @@ import yaml
 from tests.monitoring.installed import program
 from tests.monitoring.rules import RULES
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 # So much faster than written do the rules run: their `for`, and the ranges that they look back.
 HURRY: Final = 60

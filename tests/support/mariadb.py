@@ -12,7 +12,7 @@ import pymysql
 
 from tests.support.database_server import DatabaseServer
 from tests.support.missing import missing
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 # Debian has the server where only root looks for programs.
 _PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
@@ -54,7 +54,6 @@ class MariaDBServer(DatabaseServer):
 
     def __init__(self, **settings: str) -> None:
         super().__init__("mariadb")
-        self.port = free_port()
         self._settings = {**_SETTINGS, **settings}
         self._user = _SYSTEM_USER if os.geteuid() == 0 else None
         if self._user is not None:
@@ -70,6 +69,7 @@ class MariaDBServer(DatabaseServer):
             capture_output=True,
             user=self._user,
         )
+        self.port = free_port()
 
     def url(self, database: str = "", *, user: str = "root", driver: str = "mysql") -> str:
         """The URL of a database on this server."""

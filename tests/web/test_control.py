@@ -25,7 +25,7 @@ from service.web.control import control_channel
 from service.web.control_client import WorkerReply, ask_workers
 from service.web.control_directory import ControlError, known_addresses, own_address
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 from tests.support.scraping import scrape, total
 from tests.support.server import PYTHON, ROOT, Service
 from tests.web.test_workers import CAPACITY, serving

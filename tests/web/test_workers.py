@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.support.polling import eventually
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 from tests.support.scraping import Series, scrape, total
 from tests.support.server import PYTHON, ROOT, Service, environment, running_service
 
