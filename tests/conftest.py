@@ -13,6 +13,7 @@ from service.database import DatabaseSettings, create_db_engine, metadata, proce
 from service.database.layered_settings import variable_names
 from service.migrator.settings import MigratorSettings
 from service.settings import Settings
+from tests.support.database_server import running
 from tests.support.databases import (
     KINDS,
     TEMPLATE,
@@ -108,10 +109,8 @@ def sqlite_url(_sqlite: SqliteDatabases, tmp_path: Path) -> str:
 def mariadb() -> Iterator[MariaDBDatabases]:
     """The databases of a MariaDB server, which this test process starts for itself."""
     require_mariadb()
-    server = MariaDBServer()
-    server.start()
-    yield MariaDBDatabases(server)
-    server.remove()
+    with running(MariaDBServer()) as server:
+        yield MariaDBDatabases(server)
 
 
 @pytest.fixture(scope="session")

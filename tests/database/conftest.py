@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from service.database import DatabaseSettings, create_db_engine
 from tests.database.pools import ServerView, WatchedPool
+from tests.support.database_server import running
 from tests.support.databases import MariaDBDatabases, PostgresDatabases, worker_name
 from tests.support.postgres import PostgresServer
 
@@ -64,10 +65,8 @@ def server_view(kit_url: str) -> Iterator[ServerView]:
 @pytest.fixture(scope="module")
 def faulty_server() -> Iterator[PostgresServer]:
     """A running server that a test may stop, kill or pause; the next test gets it running."""
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+    with running(PostgresServer()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from service.database import (
 )
 from service.database.failures import DatabaseFailure, classify, failure_reason
 from service.database.types import ExactDecimal
+from tests.support.database_server import running
 from tests.support.polling import eventually
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
@@ -586,21 +587,19 @@ ROLES: Final = ("walrus_password", "walrus_rejected", "walrus_stranger", "walrus
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of our own, with few places and roles that it treats badly."""
-    server = PostgresServer(max_connections="8", deadlock_timeout="20ms")
-    server.start()
-    for role in ROLES:
-        server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'")
-    server.execute("ALTER ROLE walrus_limited CONNECTION LIMIT 0")
-    server.execute("CREATE ROLE walrus_no_login")
-    trusted = ("postgres", "walrus_limited", "walrus_no_login", "walrus_missing")
-    rules = [f"host all {role} 127.0.0.1/32 trust" for role in trusted]
-    rules += ["host all walrus_password 127.0.0.1/32 scram-sha-256"]
-    rules += ["host all walrus_rejected 127.0.0.1/32 reject"]
-    (server.data / "pg_hba.conf").write_text("\n".join(rules) + "\n")
-    server.execute("SELECT pg_reload_conf()")
-    eventually(lambda: refuses(server, "walrus_stranger"))
-    yield server
-    server.remove()
+    with running(PostgresServer(max_connections="8", deadlock_timeout="20ms")) as server:
+        for role in ROLES:
+            server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'")
+        server.execute("ALTER ROLE walrus_limited CONNECTION LIMIT 0")
+        server.execute("CREATE ROLE walrus_no_login")
+        trusted = ("postgres", "walrus_limited", "walrus_no_login", "walrus_missing")
+        rules = [f"host all {role} 127.0.0.1/32 trust" for role in trusted]
+        rules += ["host all walrus_password 127.0.0.1/32 scram-sha-256"]
+        rules += ["host all walrus_rejected 127.0.0.1/32 reject"]
+        (server.data / "pg_hba.conf").write_text("\n".join(rules) + "\n")
+        server.execute("SELECT pg_reload_conf()")
+        eventually(lambda: refuses(server, "walrus_stranger"))
+        yield server
 
 
 def refuses(server: PostgresServer, role: str) -> bool:

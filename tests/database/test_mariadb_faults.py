@@ -26,6 +26,7 @@ from tests.database.deadline_clients import (
     threads,
 )
 from tests.database.pools import PoolMetrics
+from tests.support.database_server import running
 from tests.support.mariadb import MariaDBServer, require_mariadb
 from tests.support.polling import eventually
 from tests.support.tls import make_certificate
@@ -39,10 +40,8 @@ MakeClient = Callable[..., ThreadClient]
 def server() -> Iterator[MariaDBServer]:
     """A server that a test may stop, kill or pause; the next test gets it running."""
     require_mariadb()
-    server = MariaDBServer()
-    server.start()
-    yield server
-    server.remove()
+    with running(MariaDBServer()) as server:
+        yield server
 
 
 @pytest.fixture(params=[ThreadClient, TaskClient], ids=["pymysql", "aiomysql"])
@@ -286,15 +285,12 @@ def test_health_follows_a_server_that_hangs_and_stops(
 def test_call_through_tls_ends_at_its_deadline(make_client: MakeClient) -> None:
     # The server looks for them in its data.
     server = MariaDBServer(ssl_cert="server.crt", ssl_key="server.key")
-    try:
-        for path in make_certificate(server.data):
-            path.chmod(0o644)
-        server.start()
+    for path in make_certificate(server.data):
+        path.chmod(0o644)
+    with running(server):
         query = f"?ssl_ca={server.data / 'server.crt'}&ssl_check_hostname=false"
         client = make_client(url=server.url("mysql") + query)
         version = text("SHOW SESSION STATUS LIKE 'Ssl_version'")
         assert client.ask(lambda one: one.execute(version).one())[1].startswith("TLS")
         assert hang_within(client, server, select_one).was("deadline_exceeded", after=LIMIT)
         assert_recovers(client, server)
-    finally:
-        server.remove()

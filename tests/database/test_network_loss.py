@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from service.database.network_loss import _SOCKETS, LOSS_SECONDS
 from tests.database.deadline_clients import TaskClient, ThreadClient, select_one, sessions, succeeds
 from tests.faults import network
+from tests.support.database_server import running
 from tests.support.polling import eventually
 
 
@@ -20,10 +21,8 @@ def far_server() -> Iterator[network.FarServer]:
     """A server that packets can be kept from."""
     if reason := network.missing():
         pytest.skip(reason)
-    server = network.FarServer()
-    server.start()
-    yield server
-    server.remove()
+    with running(network.FarServer()) as server:
+        yield server
 
 
 @pytest.fixture(params=[ThreadClient, TaskClient], ids=["psycopg2", "asyncpg"])

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import pytest
 from prometheus_client import REGISTRY
@@ -27,6 +28,7 @@ from service.database import (
 )
 from service.database.replica import Replica
 from service.database.replica_lag import ReplayedTime
+from tests.support.database_server import running
 from tests.support.forking import in_child
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer, ReplicaServer
@@ -35,37 +37,29 @@ MAX_LAG = 1.0
 Configure = Callable[..., Replica]
 
 
-class Pair:
-    """A primary and its replica, and how the process is told of them."""
+class Pair(NamedTuple):
+    """A primary and its replica."""
 
-    def __init__(self) -> None:
-        self.primary = PostgresServer(synchronous_commit="on")
-        self.primary.start()
-        self.replica = self.follower()
-        self.primary.execute("CREATE TABLE notes (id SERIAL PRIMARY KEY, body TEXT)")
+    primary: PostgresServer
+    replica: ReplicaServer
 
-    def follower(self) -> ReplicaServer:
-        """Start one more replica."""
-        replica = ReplicaServer(
-            self.primary,
-            wal_retrieve_retry_interval="100ms",
-            max_standby_streaming_delay="100ms",
-            log_statement="all",
-        )
-        replica.start()
-        return replica
 
-    def remove(self) -> None:
-        """Stop both, the one that follows first."""
-        self.replica.remove()
-        self.primary.remove()
+def follower_of(primary: PostgresServer) -> ReplicaServer:
+    """One more replica, not started yet."""
+    return ReplicaServer(
+        primary,
+        wal_retrieve_retry_interval="100ms",
+        max_standby_streaming_delay="100ms",
+        log_statement="all",
+    )
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    pair = Pair()
-    yield pair
-    pair.remove()
+    with running(PostgresServer(synchronous_commit="on")) as primary:
+        primary.execute("CREATE TABLE notes (id SERIAL PRIMARY KEY, body TEXT)")
+        with running(follower_of(primary)) as replica:
+            yield Pair(primary, replica)
 
 
 @pytest.fixture
@@ -364,17 +358,14 @@ def test_full_pool_of_the_replica_sends_a_read_to_the_primary_and_nothing_else(
 
 
 def test_promoted_replica_is_not_read(configure: Configure, pair: Pair) -> None:
-    follower = pair.follower()
-    try:
+    with running(follower_of(pair.primary)) as follower:
         replica = configure(replica_url=follower.url())
         follower.promote()
         eventually(lambda: replica.unusable_reason == "not_a_replica")
         with read_session() as session:
             here = session.execute(text("SELECT current_setting('port')")).scalar()
         assert here == str(pair.primary.port)
-    finally:
         process.dispose()
-        follower.remove()
 
 
 def test_replica_of_another_cluster_is_not_read(configure: Configure, kit_url: str) -> None:

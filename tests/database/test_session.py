@@ -22,6 +22,7 @@ from service.database import (
     write_session,
 )
 from service.product_catalog.models import Product
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, worker_name
 from tests.support.postgres import PostgresServer
 
@@ -235,10 +236,8 @@ def test_asyncio_session_is_closed_on_an_exception_and_on_cancellation() -> None
 
 @pytest.fixture(scope="module")
 def logging_server() -> Iterator[PostgresServer]:
-    server = PostgresServer(log_statement="all", log_min_messages="log")
-    server.start()
-    yield server
-    server.remove()
+    with running(PostgresServer(log_statement="all", log_min_messages="log")) as server:
+        yield server
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from service.database import DatabaseSettings, create_async_db_engine, create_db
 from service.database.network_loss import SESSION_PARAMETERS
 from service.migrator.errors import ExitCode
 from tests.deploy.manifests import of_kind, rendered
+from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.pgbouncer import pgbouncer_version, require_pgbouncer, running_pgbouncer
 from tests.support.polling import eventually
@@ -34,18 +35,16 @@ def server() -> Iterator[PostgresServer]:
     """One with the roles and the database of `cloudnative-pg/`, migrated by the owner."""
     (cluster,) = rendered("cloudnative-pg")
     initdb = cluster["spec"]["bootstrap"]["initdb"]
-    running = PostgresServer()
-    running.start()
-    # What the operator does beside the statements that it is given.
-    running.execute(f"CREATE ROLE {initdb['owner']} LOGIN")
-    running.execute(f"CREATE DATABASE {initdb['database']} OWNER {initdb['owner']}")
-    for statement in initdb["postInitApplicationSQL"]:
-        running.execute(statement, initdb["database"])
-    for role in cluster["spec"]["managed"]["roles"]:
-        running.execute(f"ALTER ROLE {role['name']} LOGIN")
-    migrate(url_of(running, initdb["owner"]))
-    yield running
-    running.remove()
+    with running(PostgresServer()) as server:
+        # What the operator does beside the statements that it is given.
+        server.execute(f"CREATE ROLE {initdb['owner']} LOGIN")
+        server.execute(f"CREATE DATABASE {initdb['database']} OWNER {initdb['owner']}")
+        for statement in initdb["postInitApplicationSQL"]:
+            server.execute(statement, initdb["database"])
+        for role in cluster["spec"]["managed"]["roles"]:
+            server.execute(f"ALTER ROLE {role['name']} LOGIN")
+        migrate(url_of(server, initdb["owner"]))
+        yield server
 
 
 def url_of(server: PostgresServer, role: str, port: int | None = None) -> str:

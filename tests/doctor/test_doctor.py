@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 
 from service.migrator.revisions import Revisions
 from tests.doctor.conftest import Diagnose
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate, worker_name
 from tests.support.mariadb import MariaDBServer
 from tests.support.ports import free_port
@@ -24,11 +25,10 @@ ROLE = f"doctor_{worker_name()}"
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of our own, migrated, with few connections."""
-    server = PostgresServer(max_connections="20", superuser_reserved_connections="3")
-    server.start()
-    migrate(server.url())
-    yield server
-    server.remove()
+    few = PostgresServer(max_connections="20", superuser_reserved_connections="3")
+    with running(few) as server:
+        migrate(server.url())
+        yield server
 
 
 @pytest.fixture

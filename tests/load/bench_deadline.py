@@ -19,6 +19,7 @@ from service.database.deadline_calls import CallGuard
 from service.database.deadline_drivers import DRIVERS
 from service.database.deadline_guard import guard
 from tests.load.measuring import figure, header, interleaved, row
+from tests.support.database_server import running
 from tests.support.postgres import PostgresServer
 
 _DEADLINE: Final = 15.0
@@ -75,9 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--queries", type=int, default=3000)
     given = parser.parse_args()
-    server = PostgresServer()
-    server.start()
-    try:
+    with running(PostgresServer()) as server:
         url = server.url(driver="postgresql+psycopg2")
         stock, ours = create_engine(url), create_engine(url)
         guarded = CallGuard(ours.dialect, DRIVERS["psycopg2"], _DEADLINE).guarded(nothing)
@@ -101,8 +100,6 @@ def main() -> None:
         )
         stock.dispose()
         ours.dispose()
-    finally:
-        server.remove()
     header("what", "median (least to greatest)")
     for name, values in results.items():
         row(name, figure(values))

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database import DatabaseSettings, create_async_db_engine
 from tests.load.measuring import figure, header, row
+from tests.support.database_server import running
 from tests.support.postgres import PostgresServer
 
 CONNECTIONS: Final = 10
@@ -116,12 +117,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="of load in each round")
     arguments = parser.parse_args()
     header("query", "clients", "pool", "p50 ms", "p99 ms", "longest ms", "queries/s", "p99 / raw")
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         asyncio.run(measure(server.url(), arguments.rounds, arguments.seconds))
-    finally:
-        server.remove()
 
 
 if __name__ == "__main__":

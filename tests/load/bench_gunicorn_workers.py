@@ -20,6 +20,7 @@ from typing import Final
 import psutil
 
 from tests.load.measuring import figure, header, row
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
@@ -124,14 +125,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (apt-get install wrk)")
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         url = PostgresDatabases(server.url()).create("bench")
         migrate(url)
         measure(url, arguments.rounds, arguments.seconds)
-    finally:
-        server.remove()
 
 
 if __name__ == "__main__":

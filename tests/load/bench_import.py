@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.database_server import running
 from tests.support.postgres import PostgresServer
 from tests.support.server import ROOT
 
@@ -93,12 +94,8 @@ def measure(url: str, database: str, source: Path, rows: int) -> None:
 @contextmanager
 def postgres() -> Iterator[str]:
     """A new, empty PostgreSQL database."""
-    server = PostgresServer(**DURABLE)
-    try:
-        server.start()
+    with running(PostgresServer(**DURABLE)) as server:
         yield server.url()
-    finally:
-        server.remove()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from service.database import DatabaseSettings, create_db_engine, instrument
 from service.database.pool import MeteredQueuePool
 from tests.load.measuring import figure, header, interleaved, row
+from tests.support.database_server import running
 from tests.support.postgres import PostgresServer
 from tests.support.server import PYTHON, environment
 
@@ -108,9 +109,7 @@ def main() -> None:
     if arguments.url is not None:
         measure(arguments.url, arguments.rounds, arguments.count)
         return
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         header(
             "pool",
             "metrics in",
@@ -127,8 +126,6 @@ def main() -> None:
                 env=environment({"PROMETHEUS_MULTIPROC_DIR": directory}),
                 check=True,
             )  # fmt: skip
-    finally:
-        server.remove()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.database import DatabaseSettings, process, read_session, write_session
 from service.product_catalog.models import Product
 from tests.load.measuring import figure, header, interleaved, row
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.postgres import PostgresServer
 
@@ -139,14 +140,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=500, help="reads in each round")
     arguments = parser.parse_args()
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         url = PostgresDatabases(server.url()).create("bench")
         migrate(url)
         measure(Relay(server.port), url, arguments.rounds, arguments.count)
-    finally:
-        server.remove()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import httpx2
 import psutil
 
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.polling import eventually
 from tests.support.ports import free_port
@@ -62,16 +63,12 @@ def catalog() -> Iterator[tuple[PostgresServer, str]]:
     It does not wait for the disk, which is noisier than what is measured here.
     """
     os.sched_setaffinity(0, {OTHER_CORE})
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         url = PostgresDatabases(server.url()).create("bench")
         migrate(url)
         execute(url, FILL)
         execute(url, "VACUUM ANALYZE products")
         yield server, url
-    finally:
-        server.remove()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from service.migrator.events import Event, Events
 from service.migrator.inspection import inspect_database
 from service.migrator.lock import LOCK_KEY, runner_lock
 from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
+from tests.support.database_server import running
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, ReplicaServer
 
@@ -121,15 +122,9 @@ def test_missing_database_fails_at_once(postgres_url: str) -> None:
 
 
 def test_replica_is_refused() -> None:
-    primary = PostgresServer()
-    primary.start()
-    try:
-        replica = ReplicaServer(primary)
-        try:
-            replica.start()
-            with pytest.raises(UsageError, match="its primary"):
-                runner.up(DatabaseSettings(url=replica.url()), wait=600)
-        finally:
-            replica.remove()
-    finally:
-        primary.remove()
+    with (
+        running(PostgresServer()) as primary,
+        running(ReplicaServer(primary)) as replica,
+        pytest.raises(UsageError, match="its primary"),
+    ):
+        runner.up(DatabaseSettings(url=replica.url()), wait=600)

@@ -13,6 +13,7 @@ from tests.monitoring.conftest import ROW
 from tests.monitoring.installed import program
 from tests.monitoring.prometheus import running_prometheus
 from tests.monitoring.stage import POOL_SIZE, Crowd, Stage, Timing, crowd, serving
+from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
@@ -26,17 +27,13 @@ Record = Callable[[str, list[Timing]], None]
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     program("prometheus")
     directory = tmp_path_factory.mktemp("stage")
-    database = PostgresServer()
-    database.start()
-    try:
+    with running(PostgresServer()) as database:
         url = database.url()
         migrate(url)
         with serving(directory, url) as service, running_prometheus(directory) as prometheus:
             prometheus.scrape([service.port])
             eventually(lambda: prometheus.value('up{job="tidegate"}') == 1, within=20, every=0.1)
             yield Stage(directory, database, url, service, prometheus)
-    finally:
-        database.remove()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 import psutil
 
@@ -36,6 +36,10 @@ class DatabaseServer(ABC):
         self.data = self.directory / "data"
         self.data.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the server and wait until it takes connections."""
 
     @abstractmethod
     def accepts(self) -> bool:
@@ -119,6 +123,23 @@ class DatabaseServer(ABC):
     def _all(self) -> list[psutil.Process]:
         main = psutil.Process(self._running().pid)
         return [main, *main.children(recursive=True)]
+
+
+ServerT = TypeVar("ServerT", bound=DatabaseServer)
+
+
+@contextlib.contextmanager
+def running(server: ServerT) -> Iterator[ServerT]:
+    """Start a server, and remove it with its files when the context ends, however it does.
+
+    Args:
+        server: One that was not started yet.
+    """
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 def _is_stopped(process: psutil.Process) -> bool:

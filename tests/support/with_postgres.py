@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from tests.support.database_server import running
 from tests.support.postgres import PostgresServer
 
 
@@ -16,13 +17,9 @@ def run(command: Sequence[str]) -> int:
     """Run it; returns its exit code."""
     if os.environ.get("DATABASE_URL"):
         return _run(command, {})
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         names = ("DATABASE_URL", "MIGRATE_DATABASE_URL", "MIGRATE_SCRATCH_URL")
         return _run(command, dict.fromkeys(names, server.url()))
-    finally:
-        server.remove()
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> int:

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 
 from tests.database.pools import ServerView, ask_for_password
+from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
@@ -32,10 +33,8 @@ News = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    server = PostgresServer(log_statement="all")
-    server.start()
-    yield server
-    server.remove()
+    with running(PostgresServer(log_statement="all")) as server:
+        yield server
 
 
 def settings(url: str, **more: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from service.app import create_app
 from service.database import DatabaseSettings, process
 from service.settings import Settings
 from service.web.read_your_writes import COOKIE, MARGIN_SECONDS, has_just_written, remember_write
+from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer, ReplicaServer
@@ -94,18 +95,10 @@ def test_without_a_replica_there_is_no_cookie_and_nothing_is_recent() -> None:
 @pytest.fixture
 def pair() -> Iterator[tuple[PostgresServer, ReplicaServer]]:
     """A primary that is migrated, and its replica."""
-    primary = PostgresServer()
-    primary.start()
-    try:
+    with running(PostgresServer()) as primary:
         migrate(primary.url())
-        replica = ReplicaServer(primary, wal_retrieve_retry_interval="100ms")
-        replica.start()
-        try:
+        with running(ReplicaServer(primary, wal_retrieve_retry_interval="100ms")) as replica:
             yield primary, replica
-        finally:
-            replica.remove()
-    finally:
-        primary.remove()
 
 
 def reads_of(source: str) -> float:

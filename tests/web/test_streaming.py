@@ -24,6 +24,7 @@ from service.product_catalog.repository import ProductRepository
 from service.web.client_watch import nobody
 from service.web.streaming import BrokenOffError, StreamResponse, StreamSessions
 from tests.product_catalog.support import renamed_table
+from tests.support.database_server import running
 from tests.support.databases import TEMPLATE, PostgresDatabases, fill, migrate, worker_name
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
@@ -243,12 +244,10 @@ def take(client: socket.socket, size: int) -> bytes:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of these tests' own with the same products, which they may stop."""
-    server = PostgresServer()
-    server.start()
-    migrate(server.url())
-    fill(server.url(), 1, PRODUCTS, 500)
-    yield server
-    server.remove()
+    with running(PostgresServer()) as server:
+        migrate(server.url())
+        fill(server.url(), 1, PRODUCTS, 500)
+        yield server
 
 
 def test_server_that_dies_breaks_the_answer_off(server: PostgresServer, tmp_path: Path) -> None:

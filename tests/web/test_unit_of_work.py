@@ -22,6 +22,7 @@ from service.database import DatabaseSettings, process
 from service.product_catalog.models import Product
 from service.settings import Settings
 from service.web.endpoints import reads, writes
+from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
@@ -408,11 +409,9 @@ def threads_of(service: Service) -> int:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of these tests' own, which they may stop."""
-    server = PostgresServer()
-    server.start()
-    migrate(server.url())
-    yield server
-    server.remove()
+    with running(PostgresServer()) as server:
+        migrate(server.url())
+        yield server
 
 
 def test_server_that_hangs_costs_each_request_no_more_than_its_deadline(
