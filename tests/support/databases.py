@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings
@@ -92,7 +93,9 @@ class SqliteDatabases:
 
 def migrate(url: str) -> None:
     """Bring a database to the newest schema, the way the service does."""
-    runner.up(DatabaseSettings(url=url), wait=30)
+    settings = DatabaseSettings(url=url)
+    # Before the tests begin, that of a developer's `.env` would be read, and be migrated.
+    runner.up(settings.model_copy(update={"migrate_url": SecretStr(url)}), wait=30)
 
 
 def worker_name() -> str:
