@@ -19,8 +19,9 @@ from deploy.demo.monitoring import FACTOR, faster_rules, write_faster
 from deploy.demo.runbooks import advice
 from deploy.demo.scenes import SCENES, Scene
 from tests.deploy.engine import require_engine
-from tests.deploy.support import ROOT, run
+from tests.deploy.support import run
 from tests.monitoring.rules import MONITORING, RULES, alerts
+from tests.support.server import ROOT
 
 COMMAND: Final = [sys.executable, "-m", "deploy.demo"]
 KINDS: Final = ("container", "network", "volume")

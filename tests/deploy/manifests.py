@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import yaml
 
-from tests.deploy.support import ROOT, run
+from tests.deploy.support import run
 from tests.support.missing import missing
+from tests.support.server import ROOT
 
 Manifest = dict[str, Any]
 

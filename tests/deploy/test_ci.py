@@ -17,7 +17,8 @@ import typer
 import yaml
 
 from service.cli.main import app
-from tests.deploy.support import ROOT, run
+from tests.deploy.support import run
+from tests.support.server import ROOT
 
 CI = ROOT / "deploy" / "ci"
 STEPS = ["verify", "plan", "lint", "check", "roundtrip"]

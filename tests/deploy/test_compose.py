@@ -16,9 +16,10 @@ import pytest
 from service.settings import CLOSING_SECONDS, Settings
 from tests.deploy.conftest import Measured
 from tests.deploy.engine import inspect, require_engine
-from tests.deploy.support import ROOT, run
+from tests.deploy.support import run
 from tests.support.polling import eventually
 from tests.support.ports import free_port
+from tests.support.server import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.deploy.conftest import Measured
 from tests.deploy.engine import CREATED, REVISION, VERSION, built_image, inspect
-from tests.deploy.support import ROOT, run
+from tests.deploy.support import run
+from tests.support.server import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

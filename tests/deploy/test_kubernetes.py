@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
     service_pod,
 )
 from tests.deploy.pod_security import containers, violations
-from tests.deploy.support import ROOT
+from tests.support.server import ROOT
 
 API_VERSIONS = ("1.33", kubernetes_validate.latest_version())
 

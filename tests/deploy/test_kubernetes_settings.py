@@ -32,7 +32,7 @@ from tests.deploy.manifests import (
     service_pod,
 )
 from tests.deploy.pod_security import containers
-from tests.deploy.support import ROOT
+from tests.support.server import ROOT
 
 URL = "postgresql://tidegate@database/tidegate\n"
 # PostgreSQL's default of max_connections, without what it reserves for superusers.
