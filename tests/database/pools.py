@@ -9,7 +9,6 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer
 
 
 class ServerView:
@@ -49,13 +48,6 @@ class ServerView:
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
 _TERMINATE = f"SELECT pg_terminate_backend(pid) FROM ({_SESSIONS}) AS session"  # noqa: S608
-
-
-def ask_for_password(server: PostgresServer, role: str) -> None:
-    """Have a server of our own demand a password from one role."""
-    rules = server.data / "pg_hba.conf"
-    rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-    server.execute("SELECT pg_reload_conf()")
 
 
 class PoolMetrics:

@@ -26,7 +26,7 @@ from service.database import (
 )
 from service.database.pool_metrics import ROUTE_USE, USE_TIME, flush_observations
 from tests.database.conftest import MakeEngine, MakePool
-from tests.database.pools import PoolMetrics, ServerView, WatchedPool, ask_for_password
+from tests.database.pools import PoolMetrics, ServerView, WatchedPool
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 
@@ -326,7 +326,7 @@ def test_wrong_password_is_a_create_failure(
     make_engine: MakeEngine, faulty_server: PostgresServer, pool_name: str
 ) -> None:
     faulty_server.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    ask_for_password(faulty_server, "guarded")
+    faulty_server.ask_for_password("guarded")
     url = faulty_server.url().replace("postgres:not-checked", "guarded:wrong")
     metrics = unreachable(make_engine, url, pool_name)
     assert metrics.failed("authentication_failed") == 1

@@ -64,6 +64,12 @@ class PostgresServer(DatabaseServer):
         """Run a statement outside of any transaction."""
         execute(self.url(database), statement)
 
+    def ask_for_password(self, role: str) -> None:
+        """Demand a password from one role, which the server does once it has read its rules."""
+        rules = self.data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+
     def _fill(self) -> None:
         # The wheel's start() listens on a socket file only, and ties the server to this process.
         self._packaged.ensure_pgdata_inited()

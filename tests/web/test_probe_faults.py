@@ -13,7 +13,7 @@ import httpx2
 import psycopg2
 import pytest
 
-from tests.database.pools import ServerView, ask_for_password
+from tests.database.pools import ServerView
 from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
 from tests.support.polling import eventually
@@ -260,7 +260,7 @@ def test_a_full_pool_is_no_dead_database(service: Service, catalog: str) -> None
 
 
 def _without_password(server: PostgresServer, url: str) -> str:
-    ask_for_password(server, "locked")
+    server.ask_for_password("locked")
     server.execute("DROP ROLE IF EXISTS locked")
     server.execute("CREATE ROLE locked LOGIN SUPERUSER PASSWORD 'the-right-one'")
     wrong = url.replace("postgres:not-checked", "locked:the-wrong-one")
