@@ -71,7 +71,7 @@ class Service:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a child process: ours, those of the service, and nothing in between."""
+    """The variables of a child process: this one's, with those given beside or instead of them."""
     return {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
 
 
