@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.queue import Empty, QueueCommon
 
+from service.database.failures import OutOfTime
 from service.database.pool_policy import PoolPolicy
 
 # Where a connection's details stand in `ConnectionPoolEntry.info`, which SQLAlchemy clears when
@@ -346,11 +347,8 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
                 close(record, reason)
             elif self._answers(record, reason):
                 details: _Details = record.info[_DETAILS]
-                details.heard_at = now = time.monotonic()
-                self._idle.appendleft(record)
-                # It may have been evicted while it was asked, when the idle ones were closed.
-                if (reason := self._obsolete(details, now) or "") and self._take(record):
-                    close(record, reason)
+                details.heard_at = time.monotonic()
+                self._lay_down(record, at_cold_end=True)
         finally:
             self._maintained -= 1
             self.leave()
@@ -404,13 +402,26 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
 
     def _answers(self, record: ConnectionPoolEntry, purpose: str) -> bool:
         """Ask a connection whether it is alive; one that is not is closed."""
-        is_alive = False
         try:
             is_alive = self.validate(record)
-        finally:
-            if not is_alive:
+        except BaseException as error:
+            if isinstance(error, OutOfTime) and not error.is_cut:
+                # Whoever asks has no time left, which says nothing of the connection.
+                self._lay_down(record)
+            else:
                 close(record, purpose, politely=False)
+            raise
+        if not is_alive:
+            close(record, purpose, politely=False)
         return is_alive
+
+    def _lay_down(self, record: ConnectionPoolEntry, *, at_cold_end: bool = False) -> None:
+        """Let a connection lie idle again that was taken to be asked."""
+        (self._idle.appendleft if at_cold_end else self._idle.append)(record)
+        # It may have been evicted while it was asked, when the idle ones were closed.
+        reason = self._obsolete(record.info[_DETAILS], time.monotonic())
+        if reason is not None and self._take(record):
+            close(record, reason)
 
     def _due(self, record: ConnectionPoolEntry, now: float) -> str | None:
         details: _Details = record.info[_DETAILS]

@@ -406,6 +406,23 @@ def test_limit_that_ended_between_two_statements_keeps_the_connection(client: Th
     assert client.ask(lambda one: one.scalar(text("SELECT pg_backend_pid()"))) == pid
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["over", "cancelled"])
+def test_checkout_within_a_limit_that_has_ended_keeps_the_connection(
+    make_client: MakeClient, faulty_server: PostgresServer, is_cancelled: bool
+) -> None:
+    client = make_client(faulty_server.url(), pool_size=1, pool_validation_bypass=0)
+    pid = client.ask(lambda one: one.scalar(text("SELECT pg_backend_pid()")))
+    with time_limit(60 if is_cancelled else 0) as limit:
+        if is_cancelled:
+            limit.cancel()
+        assert client.fail(select_one).was(limit.failure.reason, after=0)
+    # It was not asked whether it is alive, so it is not dead.
+    assert client.ask(lambda one: one.scalar(text("SELECT pg_backend_pid()"))) == pid
+    metrics = PoolMetrics(client.engine.pool.observer.pool_name)  # type: ignore[attr-defined]
+    assert metrics.closed("validation") == 0
+    assert_gauges_agree(client)
+
+
 def test_of_nested_limits_the_earlier_end_counts(client: ThreadClient) -> None:
     with time_limit(LIMIT) as outer:
         assert client.fail(sleep(20), 10).was("deadline_exceeded", after=LIMIT)
