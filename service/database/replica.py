@@ -9,13 +9,15 @@ from typing import Final
 from prometheus_client import Counter
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolFullError
 
+from service.database.deadline import current_limit
 from service.database.engine import autocommit_engine, create_db_engine
 from service.database.failures import (
+    Cancelled,
     ConnectionLost,
     DeadlineExceeded,
     DeadlockDetected,
-    PoolTimeout,
     SchemaMismatch,
     SerializationFailure,
     classify,
@@ -83,14 +85,22 @@ class Replica:
         Returns:
             None when the read has to go to the primary, which is counted with its reason. A
             replica that cannot be reached is taken out at once.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: The caller's limit was cancelled, or over before it
+                asked: the primary would not answer either.
         """
         reason = self.unusable_reason
         if reason is None:
+            limit = current_limit()
+            had_time = limit is None or limit.remaining > 0
             try:
                 return self.engine.connect()
             except SQLAlchemyError as error:
+                if isinstance(classify(error), Cancelled) or not had_time:
+                    raise
                 # A pool that is full is full of reads: the replica itself may be well.
-                reason = "pool_timeout" if isinstance(classify(error), PoolTimeout) else "down"
+                reason = "pool_timeout" if isinstance(error, PoolFullError) else "down"
                 if reason == "down":
                     self.report_failure(failure_reason(error))
         self.count_fallback(reason)

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.database import (
@@ -26,6 +26,7 @@ from service.database import (
     time_limit,
     write_session,
 )
+from service.database.failures import Cancelled, classify
 from service.database.replica import Replica
 from service.database.replica_lag import ReplayedTime
 from tests.support.database_server import running
@@ -589,6 +590,46 @@ def test_several_hosts_are_refused(hosts: str) -> None:
 def test_replicas_url_is_a_secret() -> None:
     settings = DatabaseSettings(url="postgresql://p/d", replica_url="postgresql://u:hunter2@r/d")
     assert "hunter2" not in repr(settings)
+
+
+# What a caller's own limit ends says nothing of the replica.
+
+
+def test_read_that_waits_in_the_replicas_line_until_half_its_time_is_over_goes_to_the_primary(
+    configure: Configure,
+) -> None:
+    replica = configure(pool_size=1, max_overflow=0, pool_timeout=30, replica_max_lag=30)
+    before = fallbacks("pool_timeout")
+    with read_session() as session:
+        assert is_in_recovery(session)
+        # Half of it is for the wait, and what is left is for the primary.
+        with time_limit(3):
+            assert not reads_replica()
+    assert fallbacks("pool_timeout") == before + 1
+    assert replica.unusable_reason is None
+
+
+def test_read_that_nobody_waits_for_any_more_leaves_the_replica_in_use(
+    configure: Configure,
+) -> None:
+    replica = configure(pool_size=1, max_overflow=0, pool_timeout=30, replica_max_lag=30)
+    pool: Any = replica.engine.pool
+    before = fallbacks("down")
+    with read_session(), time_limit(60) as limit:
+
+        def hang_up() -> None:
+            eventually(lambda: pool.queue.waiting == 1)
+            limit.cancel()
+
+        caller = threading.Thread(target=hang_up)
+        caller.start()
+        with pytest.raises(SQLAlchemyError) as raised:
+            reads_replica()
+        caller.join()
+        assert isinstance(classify(raised.value), Cancelled)
+    with time_limit(0), pytest.raises(SQLAlchemyError):
+        reads_replica()
+    assert (replica.unusable_reason, fallbacks("down")) == (None, before)
 
 
 class TestReplayedTime:
