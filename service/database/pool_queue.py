@@ -123,14 +123,6 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         """How many connections lie idle."""
         return len(self._idle) + self._maintained
 
-    def empty(self) -> bool:
-        """Whether none lies idle."""
-        return not self._idle
-
-    def full(self) -> bool:
-        """Whether one more would be closed."""
-        return 0 < self.maxsize <= self.qsize()
-
     def try_enter(self) -> bool:
         """Take a place, if there is one and nobody waits for it."""
         with self._lock:
@@ -214,10 +206,6 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             ) or self._is_fit(record, details):
                 return record
 
-    def get_nowait(self) -> ConnectionPoolEntry:
-        """As `get`."""
-        return self.get()
-
     def put(
         self,
         item: ConnectionPoolEntry,
@@ -252,10 +240,6 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
                 if had_place:
                     self.leave()
         self._settle()
-
-    def put_nowait(self, item: ConnectionPoolEntry) -> None:
-        """As `put`."""
-        self.put(item)
 
     def evict(self, reason: str) -> None:
         """Have every open connection closed: an idle one by `maintain_one`, others on return."""
