@@ -351,6 +351,9 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             waiter.has_place = True
             if waiter.grant():
                 self._places += 1
+            else:
+                # Else it would give back, when it is cleared away, what it never had.
+                waiter.has_place = False
 
     def _settle(self) -> None:
         while self._deferred:

@@ -20,6 +20,8 @@ from service.database import (
 )
 from service.database.pool import MeteredQueuePool, PoolTimeoutError
 from service.database.pool_events import follower_of
+from service.database.pool_queue import FairQueue
+from service.database.pool_waiters import TaskWaiter
 from tests.database.conftest import MakePool
 from tests.database.pools import PoolMetrics, WatchedPool
 from tests.support.polling import eventually
@@ -116,6 +118,23 @@ def test_newcomer_does_not_overtake_a_task_that_waits(kit_url: str, pool_name: s
 
     asyncio.run(run())
     assert served == ["waiter 0", "waiter 1", "waiter 2", "newcomer"]
+
+
+def test_task_whose_loop_has_ended_takes_no_place_and_gives_none_back() -> None:
+    async def make_waiter() -> TaskWaiter:
+        return TaskWaiter()
+
+    queue = FairQueue(1)
+    assert queue.try_enter()
+    with asyncio.Runner() as runner:
+        waiter = runner.run(make_waiter())
+    queue.line_up(waiter)
+    queue.leave()
+    # As whoever waits does when it is interrupted.
+    if queue.abandon(waiter) and waiter.has_place:
+        queue.leave()
+    assert queue.try_enter()
+    assert not queue.try_enter()
 
 
 def test_timeout_tells_who_has_the_connections(make_pool: MakePool) -> None:
