@@ -154,16 +154,17 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             Whether it was too late: the waiter was woken, and what place it has is to be used or
             given back.
         """
+        is_late = False
         with self._lock:
             self._busy = True
             try:
                 self._waiters.remove(waiter)
             except ValueError:
-                return True
+                is_late = True
             finally:
                 self._busy = False
         self._settle()
-        return False
+        return is_late
 
     def leave(self) -> None:
         """Give a place back."""
@@ -323,7 +324,9 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         Returns:
             Whether there was one.
         """
-        if (taken := self._take_due()) is None:
+        taken = self._take_due()
+        self._settle()
+        if taken is None:
             return False
         record, reason = taken
         try:
@@ -411,7 +414,10 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             close(record, reason)
 
     def _due(self, record: ConnectionPoolEntry, now: float) -> str | None:
-        details: _Details = record.info[_DETAILS]
+        details: _Details | None = record.info.get(_DETAILS)
+        if details is None:
+            # `get`, which takes no lock, has handed it out, and it is being opened anew.
+            return None
         if reason := self._obsolete(details, now):
             return reason
         idle = len(self._idle)

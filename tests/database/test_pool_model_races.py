@@ -1,13 +1,15 @@
 """Two things at once: what a random sequence of steps meets too seldom."""
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.database.pool import MeteredQueuePool
+from service.database.pool_waiters import ThreadWaiter
 from tests.database.conftest import MakePool
 from tests.database.pools import WatchedPool
 from tests.support.polling import eventually
@@ -97,3 +99,62 @@ def test_connection_that_is_asked_over_a_dispose_is_closed(make_pool: MakePool) 
     assert former.checkedin() == 0
     pool.assert_true(used=0, idle=0)
     assert pool.closed("disposed") == 1
+
+
+def test_connection_that_is_opened_anew_while_others_are_looked_at_is_not_due(
+    make_pool: MakePool,
+) -> None:
+    """SQLAlchemy clears what is known of it first."""
+    pool = make_pool()
+    pool.engine.raw_connection().close()
+    queue: Any = pool_of(pool).queue
+    (record,) = queue._idle  # noqa: SLF001 - what another thread is about to take
+    known = dict(record.info)
+    record.info.clear()
+    assert not queue.is_due()
+    assert not queue.maintain_one()
+    record.info.update(known)
+
+
+class CollectingDeque(deque[Any]):
+    """A deque in which the garbage collector gives a connection back once, as it may anywhere."""
+
+    def __init__(self, entries: Iterable[Any], out: PoolProxiedConnection) -> None:
+        super().__init__(entries)
+        self._out: PoolProxiedConnection | None = out
+
+    def _collect(self) -> None:
+        out, self._out = self._out, None
+        if out is not None:
+            out.close()
+
+    def remove(self, value: Any) -> None:
+        self._collect()
+        super().remove(value)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._collect()
+        return super().__iter__()
+
+
+def test_connection_that_is_collected_where_a_waiter_comes_too_late_gives_its_place_back(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    queue: Any = pool_of(pool).queue
+    out = pool.engine.raw_connection()
+    queue._waiters = CollectingDeque((), out)  # noqa: SLF001 - to be in the midst of it
+    assert queue.abandon(ThreadWaiter())
+    pool.assert_true(used=0, idle=1)
+
+
+def test_connection_that_is_collected_where_no_other_is_due_gives_its_place_back(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    queue: Any = pool_of(pool).queue
+    out, other = pool.engine.raw_connection(), pool.engine.raw_connection()
+    other.close()
+    queue._idle = CollectingDeque(queue._idle, out)  # noqa: SLF001 - as above
+    assert not queue.maintain_one()
+    pool.assert_true(used=0, idle=2)
