@@ -106,7 +106,7 @@ def outside_limits() -> Iterator[None]:
 NO_TIME: Final = TimeLimit(-math.inf, None)
 
 # When it has to end, by which limit, how to cut it, and what.
-_Call = tuple[float, TimeLimit | None, Callable[[Any], None], Any]
+_Call = tuple[float, TimeLimit | None, Callable[[Any], object], Any]
 _keys: Final = itertools.count()
 
 
@@ -134,7 +134,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def enter(
-        self, ends: float, limit: TimeLimit | None, cut: Callable[[Any], None], target: Any
+        self, ends: float, limit: TimeLimit | None, cut: Callable[[Any], object], target: Any
     ) -> int:
         """Enter a call.
 

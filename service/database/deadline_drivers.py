@@ -107,15 +107,20 @@ def _interrupt_aiosqlite(connection: Any) -> None:
     connection.driver_connection._conn.interrupt()  # noqa: SLF001 - as above
 
 
-def in_its_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
-    """Run something in a loop: at once if that runs in this thread, and never if it has ended."""
+def in_its_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> bool:
+    """Run something in a loop: at once if that runs in this thread.
+
+    Returns:
+        False when the loop has ended, and nothing will run in it.
+    """
     if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the one that raises nothing
         work()
-        return
+        return True
     try:
         loop.call_soon_threadsafe(work)
     except RuntimeError:
-        return
+        return False
+    return True
 
 
 # By `dialect.driver`.

@@ -164,7 +164,8 @@ class MeteredPoolMixin(QueuePool):
         try:
             self.queue.line_up(waiter)
             patience = max(0.0, self.timeout() - (time.perf_counter() - start))
-            is_woken = self._wait(waiter, patience) or self.queue.abandon(waiter)
+            self._wait(waiter, patience)
+            was_in_line = not waiter.has_place and not self.queue.abandon(waiter)
         except BaseException:
             self.queue.abandon(waiter)
             if waiter.has_place:
@@ -175,25 +176,24 @@ class MeteredPoolMixin(QueuePool):
                 observer.waiting(-1)
         if waiter.has_place:
             return self
-        if is_woken and self.successor is not None:
+        if not was_in_line and self.successor is not None:
             successor = self.successor
             return successor if successor.queue.try_enter() else successor.wait_in_line(start)
         raise self._timeout_error(observer, time.perf_counter() - start)
 
-    def _wait(self, waiter: ThreadWaiter | TaskWaiter, patience: float) -> bool:
+    def _wait(self, waiter: ThreadWaiter | TaskWaiter, patience: float) -> None:
         limit = current_limit()
         if limit is None:
-            return waiter.wait(patience)
-        # The wait itself ends in time; the watchdog ends it when the limit is cancelled.
-        key = watchdog.enter(math.inf, limit, self._send_away, waiter)
+            waiter.wait(patience)
+            return
+        # The wait itself ends in time; the watchdog ends it when the limit is cancelled. It takes
+        # nobody out of the line: whoever holds the queue's lock may be waiting for the watchdog,
+        # where a connection is collected and rolled back.
+        key = watchdog.enter(math.inf, limit, _wake, waiter)
         try:
-            return waiter.wait(min(patience, limit.remaining))
+            waiter.wait(min(patience, limit.remaining))
         finally:
             watchdog.leave(key)
-
-    def _send_away(self, waiter: ThreadWaiter | TaskWaiter) -> None:
-        if not self.queue.abandon(waiter):
-            waiter.grant()
 
     def use_place(self) -> PoolProxiedConnection:
         """Check a connection out with the place that the caller has."""
@@ -396,6 +396,10 @@ class AsyncMeteredQueuePool(MeteredPoolMixin, AsyncAdaptedQueuePool):
             asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError:  # the loop ended meanwhile
             coroutine.close()
+
+
+def _wake(waiter: ThreadWaiter | TaskWaiter) -> None:
+    waiter.wake()
 
 
 def observe_checkouts(pool: Pool, observer: PoolObserver) -> None:

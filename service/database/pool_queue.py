@@ -37,11 +37,12 @@ class Waiter(Protocol):
     since: float
     # The template of the HTTP route that it is for.
     route: str
-    # Set with a place; a waiter that is woken without one has to ask another pool.
+    # Set with a place. A waiter that is woken without one and is in the line no more has to ask
+    # another pool.
     has_place: bool
 
-    def grant(self) -> bool:
-        """Tell it that it has a place; False when it cannot hear any more."""
+    def wake(self) -> bool:
+        """Let it go on; False when it cannot hear any more."""
 
 
 class _Details:
@@ -137,7 +138,7 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         return is_free
 
     def line_up(self, waiter: Waiter) -> None:
-        """Wait for a place: `waiter.grant` is called, perhaps before this returns."""
+        """Wait for a place: `waiter.wake` is called, perhaps before this returns."""
         with self._lock:
             self._busy = True
             try:
@@ -151,8 +152,8 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         """Leave the line.
 
         Returns:
-            Whether it was too late: the waiter was woken, and what place it has is to be used or
-            given back.
+            Whether it was too late: the waiter was taken out of the line, and what place it has is
+            to be used or given back.
         """
         is_late = False
         with self._lock:
@@ -287,7 +288,7 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             self._busy = True
             try:
                 while self._waiters:
-                    self._waiters.popleft().grant()
+                    self._waiters.popleft().wake()
             finally:
                 self._busy = False
         self._settle()
@@ -352,7 +353,7 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
         while self._waiters and not self.suspended and self._places < self.capacity:
             waiter = self._waiters.popleft()
             waiter.has_place = True
-            if waiter.grant():
+            if waiter.wake():
                 self._places += 1
             else:
                 # Else it would give back, when it is cleared away, what it never had.

@@ -1,11 +1,13 @@
 """Waiting in the line of a pool: by a thread, or by a task."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
 from sqlalchemy.util import await_
 
+from service.database.deadline_drivers import in_its_loop
 from service.database.pool_holders import current_route
 
 
@@ -19,21 +21,19 @@ class ThreadWaiter:
         self._blocked = threading.Lock()
         self._blocked.acquire()
 
-    def grant(self) -> bool:
-        """Wake the thread."""
-        self._blocked.release()
+    def wake(self) -> bool:
+        """Wake the thread, from whatever other one."""
+        with contextlib.suppress(RuntimeError):  # somebody else has woken it
+            self._blocked.release()
         return True
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float) -> None:
         """Block until it is woken.
 
         Args:
-            timeout: Seconds.
-
-        Returns:
-            Whether it was in time.
+            timeout: At most for so many seconds.
         """
-        return self._blocked.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+        self._blocked.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
 
 
 class TaskWaiter:
@@ -44,32 +44,25 @@ class TaskWaiter:
         self.route = current_route()
         self.has_place = False
         self._loop = asyncio.get_running_loop()
-        self._granted: asyncio.Future[bool] = self._loop.create_future()
+        self._woken: asyncio.Future[None] = self._loop.create_future()
 
-    def grant(self) -> bool:
+    def wake(self) -> bool:
         """Wake the task, from whatever thread; False when its loop has ended."""
-        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the one that raises nothing
-            self._end(True)
-            return True
-        try:
-            self._loop.call_soon_threadsafe(self._end, True)
-        except RuntimeError:
-            return False
-        return True
+        return in_its_loop(self._loop, self._end)
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float) -> None:
         """As `ThreadWaiter.wait`, letting the loop go on.
 
         Raises:
             asyncio.CancelledError: The task was cancelled.
         """
         # asyncio.wait() and timeouts cost several times as much.
-        timer = self._loop.call_later(timeout, self._end, False)
+        timer = self._loop.call_later(timeout, self._end)
         try:
-            return await_(self._granted)
+            await_(self._woken)
         finally:
             timer.cancel()
 
-    def _end(self, is_granted: bool) -> None:
-        if not self._granted.done():
-            self._granted.set_result(is_granted)
+    def _end(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)

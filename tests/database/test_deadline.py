@@ -729,3 +729,21 @@ def test_statement_timeout_has_to_come_before_the_deadline(statement_timeout: fl
     assert "\n" not in message
     settings = DatabaseSettings.load(statement_timeout=statement_timeout, query_deadline=30)
     assert settings.statement_timeout == statement_timeout
+
+
+@pytest.mark.parametrize("kind", [ThreadClient], ids=["psycopg2"], indirect=True)
+def test_limit_is_cancelled_while_another_thread_is_in_the_pools_line(client: ThreadClient) -> None:
+    """That thread may be waiting for the watchdog, to roll back a connection that was collected."""
+    pool: Any = client.engine.pool
+
+    def wait() -> Ended:
+        with time_limit(60) as limit, concurrent.futures.ThreadPoolExecutor() as others:
+            waiting = others.submit(contextvars.copy_context().run, client.fail, select_one)
+            eventually(lambda: pool.queue.waiting == 1)
+            with pool.queue._lock:  # noqa: SLF001 - what the collector may interrupt
+                others.submit(limit.cancel).result(10)
+            return waiting.result(10)
+
+    ended: Ended = fill(client, wait)
+    assert isinstance(ended.failure, Cancelled)
+    assert_gauges_agree(client)
