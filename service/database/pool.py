@@ -285,19 +285,28 @@ class MeteredPoolMixin(QueuePool):
         return 0 if self._is_disposed else min(self.policy.min_idle, kept, self.capacity)
 
     def warm_up(self) -> None:
-        """Open connections until `policy.min_idle` lie idle or are in use.
+        """Open connections until `policy.min_idle` lie idle or are in use, or no place is free.
 
         Raises:
             Exception: Whatever the driver raises when one cannot be opened; those before it stay.
         """
-        held: list[PoolProxiedConnection] = []
-        missing = self._min_open - self.queue.checked_out
+        missing = self._min_open - self.queue.qsize() - self.queue.checked_out
+        for _ in range(int(missing)):
+            if not self.queue.try_enter():
+                return
+            self._open_one()
+
+    def _open_one(self) -> None:
+        """Open a connection that nobody has asked for, with the place that the caller has."""
         try:
-            while len(held) < missing:
-                held.append(self.connect())
-        finally:
-            for connection in held:
-                connection.close()
+            record = self._create_connection()
+        except BaseException:
+            self.queue.leave()
+            raise
+        self.queue.bind(record.info)
+        self._do_return_conn(record)
+        if not self._is_watched:
+            self._watch()
 
     def size(self) -> int:
         """How many connections are kept."""

@@ -145,16 +145,13 @@ class ModelPool:
             self.warm_up()
 
     def warm_up(self) -> None:
-        """Open the minimum, as far as the server lets it."""
-        held: list[ModelConnection] = []
-        missing = self._min_open - len(self.out)
-        try:
-            while len(held) < missing:
-                held.append(self.checkout())
-        except RefusedError:
-            pass
-        for connection in held:
-            self.give_back(connection)
+        """Open what is missing of the minimum, as far as the server lets it."""
+        for _ in range(self._min_open - len(self.idle) - len(self.out)):
+            try:
+                self.idle.append(self._connect())
+            except RefusedError:
+                return
+            self._is_asleep = False
 
     @property
     def _min_open(self) -> int:

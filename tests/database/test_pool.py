@@ -241,6 +241,30 @@ def test_warm_up_opens_the_minimum(make_pool: MakePool) -> None:
     assert pool.created == 3
 
 
+def test_idle_connections_serve_on_while_the_missing_one_is_opened(make_pool: MakePool) -> None:
+    pool = make_pool(pool_size=3, max_overflow=0, pool_min_idle=3)
+    used_once(pool, 2)
+    is_opening, may_open = threading.Event(), threading.Event()
+
+    @event.listens_for(pool.engine, "do_connect")
+    def open_slowly(*_: object) -> None:
+        is_opening.set()
+        assert may_open.wait(30)
+
+    opener = threading.Thread(target=pool_of(pool).warm_up)
+    opener.start()
+    try:
+        assert is_opening.wait(30)
+        for connection in [pool.engine.connect() for _ in range(2)]:
+            connection.close()
+    finally:
+        may_open.set()
+        opener.join(30)
+    pool.assert_true(used=0, idle=3)
+    # Nobody waited for the third one, and nobody used it.
+    assert (pool.created, pool.waits, pool.uses) == (3, 4, 4)
+
+
 def test_pool_returns_to_its_minimum_by_itself(make_pool: MakePool) -> None:
     pool = make_pool(pool_size=4, pool_min_idle=2)
     pool.engine.connect().invalidate()
