@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Index, LargeBinary, String, delete
+from sqlalchemy import ColumnElement, Index, LargeBinary, String, and_, delete, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -73,10 +73,9 @@ class IdempotencyKey(Base):
 
     __table_args__ = (Index("ix_idempotency_keys_expires_at", "expires_at"),)
 
-    @property
-    def is_past(self) -> bool:
+    def is_past(self, now: datetime) -> bool:
         """Whether its time is over."""
-        return (self.expires_at or self.created_at + RETENTION) < utc_now()
+        return (self.expires_at or self.created_at + RETENTION) < now
 
 
 def answer_once(
@@ -134,14 +133,28 @@ def _do(work: Callable[[Session], Answer], scope: str, key: str, fingerprint: st
         return answer
 
 
+def _is_past(now: datetime) -> ColumnElement[bool]:
+    """As `IdempotencyKey.is_past`, for the database to decide."""
+    return or_(
+        IdempotencyKey.expires_at < now,
+        and_(IdempotencyKey.expires_at.is_(None), IdempotencyKey.created_at < now - RETENTION),
+    )
+
+
 def _find(scope: str, key: str, fingerprint: str) -> Answer | None:
+    now = utc_now()
     # On the primary: a replica may not have heard of it.
     with get_db_context() as session:
         row = session.get(IdempotencyKey, (scope, key))
         if row is None:
             return None
-        if row.is_past:
-            session.delete(row)
+        if row.is_past(now):
+            # Not the row that another request may have put into its place meanwhile.
+            session.execute(
+                delete(IdempotencyKey).where(
+                    IdempotencyKey.scope == scope, IdempotencyKey.key == key, _is_past(now)
+                )
+            )
             session.commit()
             return None
     if row.fingerprint != fingerprint:

@@ -5,13 +5,14 @@ from datetime import timedelta
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 from starlette.testclient import TestClient
 
-from service.database import get_db_context, write_session
+from service.database import get_db_context, process, write_session
 from service.database.idempotency import RETENTION, IdempotencyKey, forget_old_keys
 from service.database.mixins import utc_now
 from service.product_catalog.models import Product
+from tests.support.databases import KINDS
 
 ROPE: Final = {"code": "ROPE", "name": "Rope", "price": "1.00"}
 OTHER: Final = ROPE | {"code": "OTHER"}
@@ -104,6 +105,29 @@ def test_key_past_its_time_is_as_good_as_new(client: TestClient) -> None:
     assert again.status_code == 201
     assert "idempotent-replayed" not in again.headers
     assert count(IdempotencyKey) == 1
+
+
+# On SQLite there is one writer at a time.
+@pytest.mark.parametrize(
+    "database_url", [kind for kind in KINDS if kind != "sqlite"], indirect=True
+)
+def test_retry_that_clears_an_old_key_away_leaves_the_answer_that_took_its_place(
+    client: TestClient,
+) -> None:
+    create(client)
+    age(RETENTION.total_seconds() + 1)
+    overtaking: list[Any] = []
+
+    @event.listens_for(process.engine, "before_cursor_execute")
+    def overtake(*arguments: Any) -> None:
+        if arguments[2].startswith("DELETE FROM idempotency_keys") and not overtaking:
+            overtaking.append(None)
+            overtaking.append(create(client, OTHER))
+
+    overtaken = create(client, OTHER)
+    assert overtaking[1].status_code == overtaken.status_code == 201
+    assert overtaken.headers["idempotent-replayed"] == "true"
+    assert overtaken.content == overtaking[1].content
 
 
 def test_keys_of_the_former_release_are_remembered_for_as_long(client: TestClient) -> None:
