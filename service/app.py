@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -184,16 +185,18 @@ def _schema_reader() -> Callable[[Connection], SchemaStatus]:
 async def _forget_old_keys(unit: UnitOfWork) -> None:
     """Delete the idempotency keys that are past their time, now and then."""
     while True:
-        await asyncio.sleep(_KEYS_SECONDS)
+        # Every worker of every pod does it, and most of them began at the same time.
+        await asyncio.sleep(_KEYS_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         try:
-            await unit.run(ClientWatch(nobody), _delete_old_keys, route="")
+            while await unit.run(ClientWatch(nobody), _delete_old_keys, route=""):
+                pass
         except (OverloadedError, SQLAlchemyError) as error:
             log.info("old idempotency keys stay for now", reason=failure_reason(error))
 
 
-def _delete_old_keys() -> None:
+def _delete_old_keys() -> bool:
     with write_session() as session:
-        forget_old_keys(session)
+        return forget_old_keys(session)
 
 
 async def _compare_with_server(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Index, LargeBinary, String, and_, delete, or_
+from sqlalchemy import ColumnElement, Index, LargeBinary, String, and_, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -22,6 +22,7 @@ SCOPE_LENGTH: Final = 200
 KEY_LENGTH: Final = 255
 # How long a key is remembered: clients retry for minutes, an operator perhaps on the next day.
 RETENTION: Final = timedelta(hours=24)
+MOST_FORGOTTEN_AT_ONCE: Final = 2000
 
 
 class KeyReusedError(ValueError):
@@ -102,13 +103,20 @@ def answer_once(
                 return answer
 
 
-def forget_old_keys(session: Session) -> None:
-    """Delete the keys that are past their time, which would be as good as unused.
+def forget_old_keys(session: Session, *, most: int = MOST_FORGOTTEN_AT_ONCE) -> bool:
+    """Delete keys that are past their time, which would be as good as unused; the oldest first.
 
     Args:
         session: The session to work in.
+        most: How many; one statement for a large backlog could take longer than any may.
+
+    Returns:
+        Whether there may be more of them.
     """
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))
+    ends, now = IdempotencyKey.expires_at, utc_now()
+    last = session.scalar(select(ends).where(ends < now).order_by(ends).offset(most - 1).limit(1))
+    session.execute(delete(IdempotencyKey).where(ends < now if last is None else ends <= last))
+    return last is not None
 
 
 def _do(work: Callable[[Session], Answer], scope: str, key: str, fingerprint: str) -> Answer:

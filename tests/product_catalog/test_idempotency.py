@@ -146,3 +146,21 @@ def test_old_keys_are_deleted_and_young_ones_kept(client: TestClient) -> None:
         forget_old_keys(session)
     assert count(IdempotencyKey) == 1
     assert create(client, OTHER, key="young").headers["idempotent-replayed"] == "true"
+
+
+def test_many_old_keys_are_deleted_by_and_by(client: TestClient) -> None:
+    create(client)
+    end = utc_now()
+    with write_session() as session:
+        for number in range(12):
+            made, ended = end - RETENTION, end - timedelta(seconds=number)
+            key = IdempotencyKey(scope="", key=f"old {number}", fingerprint="")
+            key.created_at, key.expires_at = made, ended
+            session.add(key)
+    left = []
+    is_more = True
+    while is_more:
+        with write_session() as session:
+            is_more = forget_old_keys(session, most=5)
+        left.append(count(IdempotencyKey))
+    assert left == [8, 3, 1]
