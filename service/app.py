@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import structlog
@@ -138,30 +138,48 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         gates=(app.state.unit_of_work, app.state.stream_sessions),
     )
     app.state.ops = OpsData(settings, app.state.control)
-    tasks = [
-        asyncio.create_task(app.state.startup.run()),
-        asyncio.create_task(
-            _compare_with_server(app.state.health, operations, settings, own_engine)
-        ),
-        asyncio.create_task(_forget_old_keys(app.state.unit_of_work)),
-    ]
     channel = control_channel(app.state.control.answer, port=settings.port, slot=own_slot())
-    async with app.state.health.running(), ProcessMetrics().running():
+    # Each is closed whatever becomes of the others, and the last one first.
+    async with AsyncExitStack() as closing:
+        closing.callback(process.dispose)
+        closing.callback(own_engine.dispose)
+        closing.callback(app.state.unit_of_work.close)
+        closing.push_async_callback(app.state.stream_sessions.close)
+        await closing.enter_async_context(
+            _in_the_background(
+                app.state.startup.run(),
+                _compare_with_server(app.state.health, operations, settings, own_engine),
+                _forget_old_keys(app.state.unit_of_work),
+            )
+        )
+        await closing.enter_async_context(app.state.health.running())
+        await closing.enter_async_context(ProcessMetrics().running())
         # What the start has made stays: to look through it in every full collection would hold
         # all requests up for 0.1 s.
         gc.collect()
         gc.freeze()
-        try:
-            with channel:
-                yield
-        finally:
-            gc.unfreeze()
+        closing.callback(gc.unfreeze)
+        with channel:
+            yield
+
+
+@asynccontextmanager
+async def _in_the_background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run something for as long as the context is open; what fails of it goes to the log."""
+    tasks = [asyncio.create_task(each) for each in work]
     for task in tasks:
-        task.cancel()
-    await app.state.stream_sessions.close()
-    app.state.unit_of_work.close()
-    own_engine.dispose()
-    process.dispose()
+        task.add_done_callback(_tell_of_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a background task failed", exc_info=error)
 
 
 def _schema_reader() -> Callable[[Connection], SchemaStatus]:
@@ -192,6 +210,8 @@ async def _forget_old_keys(unit: UnitOfWork) -> None:
                 pass
         except (OverloadedError, SQLAlchemyError) as error:
             log.info("old idempotency keys stay for now", reason=failure_reason(error))
+        except Exception:
+            log.exception("old idempotency keys stay for now")
 
 
 def _delete_old_keys() -> bool:

@@ -1,7 +1,7 @@
 """What the application does with the kit: routes, warm-up, and the limits of the server."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -66,3 +66,55 @@ def test_server_with_enough_connections_is_not_warned_of(
     with application(postgres_url):
         eventually(lambda: pool_snapshot(process.engine).used == 0)
     assert "too few for" not in capsys.readouterr().out
+
+
+def test_old_keys_are_deleted_again_after_a_failure_that_nobody_expected(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts: list[object] = []
+
+    def forget(session: object) -> bool:
+        attempts.append(session)
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("service.app.forget_old_keys", forget)
+    monkeypatch.setattr("service.app._KEYS_SECONDS", 0.01)
+    with application(sqlite_url):
+        eventually(lambda: len(attempts) > 1)
+    assert '"exc_value": "unforeseen"' in capsys.readouterr().out
+
+
+def test_background_task_that_fails_is_heard_of(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("service.app.server_limit", fail)
+    written = ""
+
+    def is_told() -> bool:
+        nonlocal written
+        written += capsys.readouterr().out
+        return "a background task failed" in written and '"exc_value": "unforeseen"' in written
+
+    with application(sqlite_url) as client:
+        eventually(is_told)
+        assert client.get("/livez").status_code == 200
+
+
+def test_connections_are_closed_also_when_something_fails_at_the_end(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def running(_: object) -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("service.app.HealthMonitor.running", running)
+    with pytest.raises(RuntimeError, match="unforeseen"), application(sqlite_url) as client:
+        client.get("/products")
+        pool: Any = process.engine.pool
+        assert pool.checkedin() == 1
+    assert pool.checkedin() == 0
+    process.configure(None)
