@@ -18,12 +18,12 @@ from service.web.control_client import ask_workers
 from tests.cli.test_commands import tidegate as run_tidegate
 from tests.support.polling import eventually
 from tests.support.server import PYTHON, Service, environment
-from tests.web.test_control import pids
+from tests.web.test_control import ask, pids
 from tests.web.test_workers import CAPACITY, serving
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, _postgres_url: str) -> Iterator[Service]:
+def _service(tmp_path_factory: pytest.TempPathFactory, _postgres_url: str) -> Iterator[Service]:
     """A service with two workers."""
     # So that a query is still there when the commands have been asked about it.
     patience = {"DATABASE_STATEMENT_TIMEOUT": "100", "DATABASE_QUERY_DEADLINE": "120"}
@@ -32,10 +32,28 @@ def service(tmp_path_factory: pytest.TempPathFactory, _postgres_url: str) -> Ite
         yield service
 
 
-def tidegate(service: Service, *arguments: str, status: int = 0) -> str:
+@pytest.fixture
+def service(_service: Service) -> Iterator[Service]:
+    """The service with two workers, and its pools as they were at start."""
+    yield _service
+    eventually(lambda: restored(_service), within=60)
+
+
+def restored(service: Service) -> bool:
+    """Put the pools back; tells whether every worker said that it has."""
+    replies = [
+        *ask(service, "resume"),
+        *ask(service, "resize", size=CAPACITY, max_overflow=0),
+    ]
+    return not any(reply.problem for reply in replies)
+
+
+def tidegate(service: Service, command: str, *arguments: str, status: int = 0) -> str:
     """What a command printed, on whichever stream."""
+    # A worker of a busy machine takes its time; a test that gives less says so itself.
+    patience = () if command == "top" or "--timeout" in arguments else ("--timeout", "30")
     result = subprocess.run(
-        [PYTHON, "-m", "service", "pool", *arguments],
+        [PYTHON, "-m", "service", "pool", command, *arguments, *patience],
         env=environment({"PORT": str(service.port)}),
         capture_output=True,
         text=True,
@@ -46,9 +64,11 @@ def tidegate(service: Service, *arguments: str, status: int = 0) -> str:
     return result.stdout + result.stderr
 
 
-def workers(service: Service, *arguments: str, status: int = 0) -> list[dict[str, Any]]:
+def workers(
+    service: Service, command: str, *arguments: str, status: int = 0
+) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(
-        tidegate(service, *arguments, "--json", status=status)
+        tidegate(service, command, *arguments, "--json", status=status)
     )["workers"]
     return found
 
@@ -70,7 +90,7 @@ def test_show_tells_who_has_the_connections_and_from_where(
         return any(primary(dict(reply.answer))["holders"] for reply in replies)
 
     try:
-        eventually(holds)
+        eventually(holds, within=60)
         told = workers(service, "show")
         shown = tidegate(service, "show")
         with_stacks = tidegate(service, "show", "--stacks")
@@ -96,7 +116,6 @@ def test_operations_reach_every_worker_and_one_where_one_is_meant(service: Servi
     assert shown.count("suspended") == 1
     assert "suspended" not in tidegate(service, "resume", "primary")
     tidegate(service, "evict", "primary")
-    tidegate(service, "resize", "primary", "--size", str(CAPACITY), "--max-overflow", "0")
 
 
 def test_refusals_and_silent_workers_are_said_and_exit_with_1(service: Service) -> None:
@@ -106,11 +125,11 @@ def test_refusals_and_silent_workers_are_said_and_exit_with_1(service: Service) 
     stopped = service.workers()[0]
     stopped.suspend()
     try:
-        told = workers(service, "show", "--timeout", "0.5", status=1)
+        told = workers(service, "show", "--timeout", "5", status=1)
     finally:
         stopped.resume()
     assert [one.get("problem", "") for one in told if one["pid"] == stopped.pid] == [
-        "no answer within 0.5 s"
+        "no answer within 5 s"
     ]
     assert len([one for one in told if "pools" in one]) == 1
 
@@ -149,14 +168,14 @@ def test_top_on_a_terminal_shows_itself_sorts_and_ends(service: Service, key: by
         read_until(controller, "holders by route")
         os.write(controller, key)
         read_until(controller, "")
-        assert process.wait(10) == (0 if key == b"q" else 130)
+        assert process.wait(30) == (0 if key == b"q" else 130)
     finally:
         process.kill()
         process.wait()
         os.close(controller)
 
 
-def read_until(descriptor: int, text: str, within: float = 20.0) -> None:
+def read_until(descriptor: int, text: str, within: float = 60.0) -> None:
     """Read what a terminal shows until something stands there; an empty text is its end."""
     shown = b""
     deadline = time.monotonic() + within
@@ -177,7 +196,7 @@ def read_until(descriptor: int, text: str, within: float = 20.0) -> None:
 def test_workers_are_found_without_the_settings(service: Service, tmp_path: Path) -> None:
     # A setting that is wrong must not keep an operator out.
     result = subprocess.run(
-        [PYTHON, "-m", "service", "pool", "show"],
+        [PYTHON, "-m", "service", "pool", "show", "--timeout", "30", "--json"],
         cwd=tmp_path,
         env=environment({"PORT": str(service.port), "DATABASE_URL": "nonsense"}),
         capture_output=True,
@@ -185,7 +204,7 @@ def test_workers_are_found_without_the_settings(service: Service, tmp_path: Path
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert len(ask_workers({"command": "show"}, port=service.port)) == 2
+    assert len(json.loads(result.stdout)["workers"]) == 2
 
 
 def test_doctor_tells_how_the_workers_are(service: Service, postgres_url: str) -> None:
@@ -196,10 +215,11 @@ def test_doctor_tells_how_the_workers_are(service: Service, postgres_url: str) -
         told = json.loads(result.stdout)["findings"]
         return {one["told"]: one["verdict"] for one in told if one["group"] == "workers"}
 
-    assert findings() == {"2 of 2 run": "pass", "answers, and all of its checks pass": "pass"}
-    ask_workers({"command": "suspend", "pool": "primary"}, port=service.port, slot=0)
-    assert findings()["pool primary is suspended"] == "warn"
-    ask_workers({"command": "resume", "pool": "primary"}, port=service.port)
+    well = {"2 of 2 run": "pass", "answers, and all of its checks pass": "pass"}
+    eventually(lambda: findings() == well, within=60)
+    tidegate(service, "suspend", "primary", "--worker", "0")
+    eventually(lambda: findings().get("pool primary is suspended") == "warn", within=60)
+    tidegate(service, "resume", "primary")
     stopped = service.workers()[0]
     stopped.suspend()
     try:
