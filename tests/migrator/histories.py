@@ -162,7 +162,7 @@ class Result:
 
 def finish(process: "subprocess.Popen[str]", errors: str = "") -> Result:
     """Wait for a command; `errors` is what was read of it before."""
-    output, rest = process.communicate(timeout=120)
+    output, rest = process.communicate(timeout=270)
     return Result(process.returncode, output, errors + rest)
 
 

@@ -95,7 +95,7 @@ def test_database_that_does_not_answer_is_waited_for_and_then_given_up() -> None
     told: list[Event] = []
     url = f"postgresql://someone:secret-word@127.0.0.1:{free_port()}/catalog"
     with pytest.raises(UnreachableError) as failed:
-        runner.up(DatabaseSettings(url=url), wait=0.6, events=Events(told.append))
+        runner.up(DatabaseSettings(url=url), wait=3, events=Events(told.append))
     assert failed.value.exit_code == 11
     assert len(told) == 1
     assert "secret-word" not in f"{failed.value}{told[0]}"
