@@ -1,16 +1,20 @@
 """The commands as they are typed: one line for what the caller can mend, and the exit code."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from tests.support.polling import eventually
 from tests.support.ports import free_port
-from tests.support.server import PYTHON, environment, running_service
+from tests.support.server import PYTHON, Service, environment, running_service
 
 
 def tidegate(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -110,9 +114,16 @@ def test_probe_asks_the_service_and_fails_without_one(sqlite_url: str, tmp_path:
     assert len(result.stderr.splitlines()) == 1
 
 
+def says_no(service: Service) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        return service.http.get("/readyz").status_code == httpx2.codes.SERVICE_UNAVAILABLE
+    return False
+
+
 def test_serve_changes_no_schema_outside_development(tmp_path: Path) -> None:
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'new.db'}", "ENVIRONMENT": "staging"}
     with running_service(tmp_path, settings, ready=False) as service:
+        eventually(lambda: says_no(service), within=60)
         with pytest.raises(RuntimeError, match="not ready"):
             service.wait_until_ready(3)
         assert service.process.poll() is None
@@ -146,7 +157,7 @@ def test_sigterm_ends_the_service_with_0(
 
 
 def test_version() -> None:
-    assert tidegate("--version").stdout == "tidegate 0.1.0\n"
+    assert tidegate("--version").stdout == f"tidegate {version('tidegate')}\n"
 
 
 def test_console_script_is_installed() -> None:
