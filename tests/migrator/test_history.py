@@ -17,7 +17,9 @@ from service.migrator.schema_status import SchemaState
 from service.migrator.waiting import wait_until_compatible
 from tests.migrator.histories import History, named
 from tests.support.databases import migrate
+from tests.support.polling import eventually
 from tests.support.postgres import execute
+from tests.support.scraping import scraped
 from tests.support.server import running_service
 
 _CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
@@ -165,16 +167,28 @@ def test_older_release_keeps_serving_a_database_that_is_ahead(
         'op.add_column("products", sa.Column("later", sa.Integer))',
         downgrade='op.drop_column("products", "later")',
     )
-    variables = {"DATABASE_URL": postgres_url, "ENVIRONMENT": "production"}
+    variables = {
+        "DATABASE_URL": postgres_url,
+        "ENVIRONMENT": "production",
+        # Soon, and none too old on a machine that stalls.
+        "HEALTH_INTERVAL": "0.2",
+        "HEALTH_TIMEOUT": "30",
+    }
     with running_service(tmp_path, variables) as service:
-        newer.runner(postgres_url).up()
+
+        def is_ahead() -> bool:
+            return scraped(service, "service_schema_state", state="ahead") == 1
+
         try:
+            newer.runner(postgres_url).up()
+            # It has looked since, and serves on.
+            eventually(is_ahead, within=60)
             assert service.http.get("/readyz").status_code == httpx2.codes.OK
             assert service.http.get("/products").status_code == httpx2.codes.OK
             body = {"code": "ROPE", "name": "Rope", "price": "1.00"}
             assert service.http.post("/products", json=body).status_code == httpx2.codes.CREATED
         finally:
-            newer.runner(postgres_url).down("-1")
+            newer.runner(postgres_url).down(Revisions().head)
 
 
 def test_histories_that_diverge_are_an_error(
