@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 
 from service.database import create_db_engine, init_db
 from tests.migrator.histories import History, finish
+from tests.support.databases import worker_name
 from tests.support.polling import eventually
-from tests.support.postgres import execute, fetch
+from tests.support.postgres import fetch, temporary_role
 from tests.support.server import PYTHON
 
+ROLE = f"checks_{worker_name()}"
 CREATE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 
 
@@ -134,25 +135,22 @@ def test_scratch_url_that_is_none_exits_2_and_is_not_shown(history: History, url
 @pytest.fixture
 def own_role_url(postgres_url: str) -> Iterator[str]:
     """The URL of a role that makes databases, so that they can be told from all others."""
-    role = "tidegate_checks"
-    execute(postgres_url, f"DROP ROLE IF EXISTS {role}")
-    execute(postgres_url, f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'not-secret'")
-    url = make_url(postgres_url).set(username=role, password="not-secret")
-    yield url.render_as_string(hide_password=False)
-    execute(postgres_url, f"DROP ROLE {role}")
+    with temporary_role(postgres_url, ROLE, "CREATEDB") as url:
+        yield url
 
 
 def test_sigterm_drops_the_scratch_database(
     history: History, postgres_url: str, own_role_url: str
 ) -> None:
-    for name in ("first", "second", "third"):
-        history.add(name, "op.execute('SELECT pg_sleep(0.5)')")
+    # It is not done before the signal comes, on a machine that is busy either.
+    for number in range(6):
+        history.add(f"r{number}", "op.execute('SELECT pg_sleep(1)')")
     owned = (
-        "SELECT count(*) FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba"
-        " WHERE r.rolname = 'tidegate_checks'"
+        "SELECT count(*) FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba"  # noqa: S608 - nobody's input
+        f" WHERE r.rolname = '{ROLE}'"
     )
     process = history.start(own_role_url, "roundtrip")
-    eventually(lambda: fetch(postgres_url, owned) == [(1,)], within=30)
+    eventually(lambda: fetch(postgres_url, owned) == [(1,)], within=60)
     process.terminate()
     done = finish(process)
     assert done.code == 143

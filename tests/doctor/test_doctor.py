@@ -17,7 +17,7 @@ from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate, worker_name
 from tests.support.mariadb import MariaDBServer
 from tests.support.ports import free_port
-from tests.support.postgres import PostgresServer, execute
+from tests.support.postgres import PostgresServer, execute, temporary_role
 
 ROLE = f"doctor_{worker_name()}"
 
@@ -34,9 +34,8 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def role(postgres_url: str) -> Iterator[str]:
     """The URL of a role that may do nothing yet in a migrated database."""
-    execute(postgres_url, f"CREATE ROLE {ROLE} LOGIN")
-    yield make_url(postgres_url).set(username=ROLE).render_as_string(hide_password=False)
-    execute(postgres_url, f"DROP OWNED BY {ROLE}; DROP ROLE {ROLE}")
+    with temporary_role(postgres_url, ROLE) as url:
+        yield url
 
 
 def test_healthy_database_passes(database_url: str, diagnose: Diagnose) -> None:

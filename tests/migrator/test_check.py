@@ -1,7 +1,6 @@
 """The migrated schema is compared with the models by what the server says of both."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,8 +14,8 @@ from service.migrator.connections import migration_engine
 from service.migrator.errors import UsageError
 from service.migrator.revisions import Revisions
 from service.migrator.scratch import PREFIX, Scratch
-from tests.support.databases import PostgresDatabases
-from tests.support.postgres import execute
+from tests.support.databases import worker_name
+from tests.support.postgres import temporary_role
 from tests.support.revision_project import RevisionProject
 
 Change = Callable[[sa.Table], object]
@@ -214,19 +213,14 @@ def test_scratch_database_is_gone_whatever_happened_in_it(
 
 
 def test_role_that_may_not_create_databases_is_told_what_to_do(
-    project: RevisionProject, postgres: PostgresDatabases, postgres_url: str
+    project: RevisionProject, postgres_url: str
 ) -> None:
-    del postgres
-    execute(postgres_url, "DROP ROLE IF EXISTS tidegate_narrow")
-    execute(postgres_url, "CREATE ROLE tidegate_narrow LOGIN PASSWORD 'narrow'")
-    url: Any = sa.make_url(postgres_url).set(username="tidegate_narrow", password="narrow")
-    scratch = Scratch(DatabaseSettings(url=url.render_as_string(hide_password=False)))
     project.add("pass")
-    try:
-        with pytest.raises(UsageError, match=r"CREATEDB.*--scratch-url"):
-            compare_with_models(project.revisions(), scratch)
-    finally:
-        execute(postgres_url, "DROP ROLE tidegate_narrow")
+    with (
+        temporary_role(postgres_url, f"narrow_{worker_name()}") as url,
+        pytest.raises(UsageError, match=r"CREATEDB.*--scratch-url"),
+    ):
+        compare_with_models(project.revisions(), Scratch(DatabaseSettings(url=url)))
 
 
 # The same for MariaDB.

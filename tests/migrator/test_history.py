@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy import Engine, inspect, text
 
 from service.database import create_db_engine, metadata
 from service.migrator.errors import AheadError, ChecksumError, MigrationError
@@ -16,9 +16,9 @@ from service.migrator.revisions import Revisions
 from service.migrator.schema_status import SchemaState
 from service.migrator.waiting import wait_until_compatible
 from tests.migrator.histories import History, named
-from tests.support.databases import migrate
+from tests.support.databases import migrate, worker_name
 from tests.support.polling import eventually
-from tests.support.postgres import execute
+from tests.support.postgres import execute, temporary_role
 from tests.support.scraping import scraped
 from tests.support.server import running_service
 
@@ -208,14 +208,12 @@ def test_histories_that_diverge_are_an_error(
 def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
     history: History, empty_postgres_url: str, tmp_path: Path
 ) -> None:
-    url = make_url(empty_postgres_url)
-    execute(empty_postgres_url, "DROP ROLE IF EXISTS reader")
-    execute(empty_postgres_url, "CREATE ROLE reader LOGIN PASSWORD 'not-checked'")
-    engine = create_db_engine(url.set(username="reader"), pool_name="reader")
-    try:
+    reader = f"reader_{worker_name()}"
+    with temporary_role(empty_postgres_url, reader) as url:
+        engine = create_db_engine(url, pool_name="reader")
         history.add("a1", _CREATE)
         history.runner(empty_postgres_url).up()
-        execute(empty_postgres_url, "GRANT SELECT ON alembic_version TO reader")
+        execute(empty_postgres_url, f"GRANT SELECT ON alembic_version TO {reader}")
         release = older(history, tmp_path, 1)
         history.add("a2", phase="contract")
         history.runner(empty_postgres_url).up()
@@ -223,17 +221,14 @@ def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
             found = Revisions(release.directory).status(connection)
             assert found.state is SchemaState.AHEAD_PAST_CONTRACT
         # Without the right the old pods stay: whatever it may mean, they work now.
-        execute(empty_postgres_url, "REVOKE SELECT ON migration_history FROM reader")
+        execute(empty_postgres_url, f"REVOKE ALL ON migration_history FROM {reader}")
         with engine.connect() as connection:
             found = Revisions(release.directory).status(connection)
             assert (found.state, found.is_phase_known) == (SchemaState.AHEAD, False)
             assert found.is_compatible
             # Nor has it ended the transaction that it was asked in.
             assert connection.scalar(text("SELECT 1")) == 1
-    finally:
         engine.dispose()
-        execute(empty_postgres_url, "DROP OWNED BY reader")
-        execute(empty_postgres_url, "DROP ROLE reader")
 
 
 def test_bookkeeping_is_no_difference_between_models_and_database(

