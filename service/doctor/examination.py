@@ -26,8 +26,8 @@ from service.doctor.workers import examine_workers
 from service.settings import Settings
 
 # What a look has beyond its own deadline, before nobody waits for it any longer: a name server that
-# hangs holds up a thread, and nothing can end that.
-_GRACE_SECONDS: Final = 2.0
+# hangs holds up a thread, and nothing can end that. A machine that is busy takes some of it.
+_GRACE_SECONDS: Final = 5.0
 _GROUPS: Final = (
     *("configuration", "versions", "database", "schema", "privileges", "connections", "clock"),
     *("disk", "workers"),
