@@ -27,7 +27,8 @@ _DEFAULT: Final = "default"
 # What a URL's query may say without giving anything away.
 _HARMLESS: Final = frozenset({
     "sslmode", "ssl", "host", "port", "target_session_attrs", "connect_timeout", "mode", "uri",
-    "application_name", "unix_socket",
+    "application_name", "unix_socket", "charset", "keepalives", "keepalives_idle",
+    "keepalives_interval", "keepalives_count",
 })  # fmt: skip
 
 
@@ -142,6 +143,18 @@ def masked_url(url: URL) -> str:
     """
     query = {key: text if key in _HARMLESS else MASK for key, text in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
+
+
+def secrets_of(url: URL) -> list[str]:
+    """What `masked_url` leaves out of a URL, to be left out of a driver's message, too.
+
+    Args:
+        url: A database's.
+    """
+    hidden = (value for key, value in url.query.items() if key not in _HARMLESS)
+    # A name may be there several times.
+    values = [one for value in hidden for one in (value if isinstance(value, tuple) else (value,))]
+    return [str(value) for value in (url.password, *values) if value]
 
 
 def _types(field: FieldInfo) -> tuple[Any, ...]:

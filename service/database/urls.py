@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.util import asbool
 
 SYNC_DRIVERS: Final = {
     "postgresql": "postgresql+psycopg2",
@@ -119,6 +122,20 @@ def is_memory(url: URL) -> bool:
     database = url.database
     named = database in (":memory:", "file::memory:")
     return not database or named or url.query.get("mode") == "memory"
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """The file of an SQLite database; None where it has none, or is no such database.
+
+    With `?uri=true` the URL holds another one, like `file:///var/lib/shop.db`, as SQLite reads it
+    (https://www.sqlite.org/uri.html).
+    """
+    if url.get_backend_name() != "sqlite" or is_memory(url):
+        return None
+    name = url.database or ""
+    if name.startswith("file:") and asbool(url.query.get("uri", False)):
+        name = unquote(urlsplit(name).path)
+    return Path(name)
 
 
 def _refuse_parameters(url: URL, known: AbstractSet[str], setting: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -21,10 +20,11 @@ from service.database import (
 from service.database.advice import failure_advice
 from service.database.asking import OverdueError, ask
 from service.database.failures import failure_reason
-from service.database.urls import UnsupportedUrlError, is_memory
+from service.database.urls import UnsupportedUrlError, is_memory, sqlite_file
 from service.doctor.findings import Finding, Findings
 from service.doctor.network import network_complaint
 from service.doctor.servers import examine_server
+from service.settings_report import MASK, secrets_of
 
 # What is looked at over a connection.
 Examine = Callable[[Connection], Iterable[Finding]]
@@ -114,7 +114,8 @@ def examine_async(settings: DatabaseSettings, timeout: float) -> list[Finding]:
         return []
     try:
         seconds = asyncio.run(_connect(settings, timeout))
-    except (OSError, TimeoutError, SQLAlchemyError) as error:
+    # A host name that cannot be one is a UnicodeError.
+    except (OSError, TimeoutError, UnicodeError, SQLAlchemyError) as error:
         return [_failed(findings, url, error, timeout)]
     told = f"reachable by {url.get_driver_name()}: connected in {seconds * 1000:.0f} ms"
     return [findings.passed(told)]
@@ -135,14 +136,15 @@ async def _connect(settings: DatabaseSettings, seconds: float) -> float:
 
 def _is_missing(url: URL) -> bool:
     # To connect would make it.
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
+    file = sqlite_file(url)
+    return file is not None and not file.exists()
 
 
 def _failed(
     findings: Findings, url: URL, error: Exception, timeout: float, *, is_reached: bool = False
 ) -> Finding:
-    reason = "timeout" if isinstance(error, OverdueError) else failure_reason(error)
-    detail = _without_password(str(error.__cause__ or error), url)
+    reason = _reason(error)
+    detail = _without_secrets(str(error.__cause__ or error), url)
     if reason in _UNREACHED and not is_reached and (told := network_complaint(url, _PORT_SECONDS)):
         return findings.failed(*told, detail)
     if reason in ("timeout", "deadline_exceeded"):
@@ -155,9 +157,15 @@ def _failed(
     return findings.failed(reason.replace("_", " "), advice, detail)
 
 
-def _without_password(detail: str, url: URL) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, OverdueError):
+        return "timeout"
+    # Python's own complaint of a host name that cannot be one.
+    return "connection_lost" if isinstance(error, UnicodeError) else failure_reason(error)
+
+
+def _without_secrets(detail: str, url: URL) -> str:
     line = " ".join(detail.split())
-    secrets = [str(url.password or ""), *(str(value) for value in url.query.values())]
-    for secret in filter(None, secrets):
-        line = line.replace(secret, "***")
+    for secret in secrets_of(url):
+        line = line.replace(secret, MASK)
     return line

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from service.database import metadata
+from service.database.urls import sqlite_file
 from service.doctor.findings import Finding, Findings
 from service.migrator.history import VERSION_TABLE
 
@@ -150,7 +151,7 @@ def _missing_mariadb(granted: set[tuple[str, str | None]]) -> list[str]:
 
 
 def _examine_file(connection: Connection, findings: Findings) -> Finding:
-    file = Path(connection.engine.url.database or "").absolute()
+    file = (sqlite_file(connection.engine.url) or Path()).absolute()
     if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
         return findings.passed("the file and its directory can be written to")
     return findings.failed(

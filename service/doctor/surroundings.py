@@ -13,10 +13,11 @@ from typing import Final
 
 from service.database.layered_settings import SettingsError, environment_variables, variable_names
 from service.database.settings import DatabaseSettings
-from service.database.urls import UnsupportedUrlError, is_memory
+from service.database.urls import UnsupportedUrlError, sqlite_file
 from service.doctor.findings import Finding, Findings
 from service.migrator.settings import MigratorSettings
 from service.settings import Settings, load_settings
+from service.web.health_checks import DISK_LIMIT_BYTES
 from service.web.memory_directory import memory_directory
 
 # Who has names of these forms means settings of this service. Of the kit's own, an unknown name is
@@ -25,8 +26,9 @@ _FAMILIES: Final = ("ADMISSION_", "HEALTH_", "STREAM_", "DRAIN_", "GRACEFUL_", "
 # As `requires-python` has it.
 _OLDEST_PYTHON: Final = (3, 11)
 _MEBIBYTE: Final = 1024 * 1024
-# The metrics of a worker take less than a hundredth of it.
-_LEAST_FREE_BYTES: Final = 100 * _MEBIBYTE
+# For metrics and sockets: those of a worker take less than 1 MiB, and Docker gives a container no
+# more than 64 MiB.
+_LEAST_MEMORY_BYTES: Final = 16 * _MEBIBYTE
 _LIBRARIES: Final = ("sqlalchemy", "alembic", "fastapi", "gunicorn")
 
 
@@ -110,19 +112,20 @@ def examine_disks(settings: Settings | None, metrics_directory: str | None) -> l
         metrics_directory: `PROMETHEUS_MULTIPROC_DIR`, if it is set.
     """
     places = {
-        "memory (metrics, sockets)": memory_directory(),
-        "temporary files": Path(tempfile.gettempdir()),
+        "memory (metrics, sockets)": (memory_directory(), _LEAST_MEMORY_BYTES),
+        "temporary files": (Path(tempfile.gettempdir()), DISK_LIMIT_BYTES),
     }
     if metrics_directory:
-        places["PROMETHEUS_MULTIPROC_DIR"] = Path(metrics_directory)
-    if settings is not None:
-        url = settings.database.sync_url
-        if url.get_backend_name() == "sqlite" and not is_memory(url) and url.database:
-            places["DATABASE_URL"] = Path(url.database).absolute().parent
-    return [_examine_disk(Findings("disk", subject), place) for subject, place in places.items()]
+        places["PROMETHEUS_MULTIPROC_DIR"] = (Path(metrics_directory), _LEAST_MEMORY_BYTES)
+    if settings is not None and (file := sqlite_file(settings.database.sync_url)):
+        places["DATABASE_URL"] = (file.absolute().parent, DISK_LIMIT_BYTES)
+    return [
+        _examine_disk(Findings("disk", subject), directory, least)
+        for subject, (directory, least) in places.items()
+    ]
 
 
-def _examine_disk(findings: Findings, directory: Path) -> Finding:
+def _examine_disk(findings: Findings, directory: Path, least: int) -> Finding:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as error:
@@ -133,4 +136,4 @@ def _examine_disk(findings: Findings, directory: Path) -> Finding:
             f"{directory}: not writable", "let the service's user write to it, or mount a tmpfs"
         )
     room = f"{directory}: {free // _MEBIBYTE:,} MiB are free"
-    return findings.judged(free >= _LEAST_FREE_BYTES, room, "make room, or mount more")
+    return findings.judged(free >= least, room, "make room, or mount more")

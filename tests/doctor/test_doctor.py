@@ -2,15 +2,17 @@
 
 import contextlib
 import re
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from service.database import create_db_engine
 from service.doctor.findings import Verdict
@@ -18,8 +20,7 @@ from service.doctor.servers import examine_server
 from service.migrator.revisions import Revisions
 from tests.doctor.conftest import Diagnose
 from tests.support.database_server import running
-from tests.support.databases import PostgresDatabases, migrate, worker_name
-from tests.support.mariadb import MariaDBServer
+from tests.support.databases import MariaDBDatabases, PostgresDatabases, migrate, worker_name
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, execute, temporary_role
 
@@ -76,19 +77,29 @@ def test_round_trips_that_wait_for_this_process_warn_of_nothing(sqlite_url: str)
 @pytest.mark.parametrize(
     ("change", "told", "advice"),
     [
-        ({"port": "closed"}, "nothing listens on its port", "start the server"),
-        ({"host": "nowhere.invalid"}, "its host name is not known", "correct the host"),
-        ({"database": "nowhere"}, "database missing", "create the database that DATABASE_URL"),
-        ({"username": "nobody"}, "authentication failed", "correct the user or the password"),
+        (lambda url: url.set(port=free_port()), "nothing listens on its port", "start the server"),
+        # A label of more than 63 letters is refused without a question to a name server.
+        (
+            lambda url: url.set(host=f"{'n' * 64}.invalid"),
+            "its host name is not known",
+            "correct the host",
+        ),
+        (
+            lambda url: url.set(database="nowhere"),
+            "database missing",
+            "create the database that DATABASE_URL",
+        ),
+        (
+            lambda url: url.set(username="nobody"),
+            "authentication failed",
+            "correct the user or the password",
+        ),
     ],
 )
 def test_what_keeps_from_a_database_is_told_apart(
-    postgres_url: str, diagnose: Diagnose, change: dict[str, str], told: str, advice: str
+    postgres_url: str, diagnose: Diagnose, change: Callable[[URL], URL], told: str, advice: str
 ) -> None:
-    url = make_url(postgres_url)
-    if change.pop("port", None):
-        url = url.set(port=free_port())
-    url = url.set(**change, password="tiger")  # type: ignore[arg-type] # of strings, all of them
+    url = change(make_url(postgres_url).set(password="tiger"))
     diagnosis = diagnose(DATABASE_URL=url.render_as_string(hide_password=False))
     assert told in diagnosis.failures()
     assert diagnosis.failures()[told].startswith(advice)
@@ -187,9 +198,9 @@ def test_serving_role_needs_its_grants_and_should_have_no_more(
 
 
 @pytest.mark.mariadb
-def test_roles_of_mariadb(mariadb_url: str, diagnose: Diagnose) -> None:
-    database = make_url(mariadb_url)
-    server = _Mariadb(mariadb_url)
+def test_roles_of_mariadb(mariadb: MariaDBDatabases, mariadb_url: str, diagnose: Diagnose) -> None:
+    database, server = make_url(mariadb_url), mariadb.server
+    server.execute("DROP USER IF EXISTS clerk@'%'")
     server.execute("CREATE USER clerk@'%' IDENTIFIED BY 'tiger'")
     clerk = database.set(username="clerk", password="tiger").render_as_string(hide_password=False)
     try:
@@ -219,15 +230,6 @@ def test_roles_of_mariadb(mariadb_url: str, diagnose: Diagnose) -> None:
         server.execute("DROP USER clerk@'%'")
 
 
-class _Mariadb:
-    def __init__(self, url: str) -> None:
-        self._server = MariaDBServer.__new__(MariaDBServer)
-        self._server.port = make_url(url).port or 0
-
-    def execute(self, statement: str) -> None:
-        self._server.execute(statement)
-
-
 def test_replica_that_is_none_is_told(postgres_url: str, diagnose: Diagnose) -> None:
     diagnosis = diagnose(DATABASE_URL=postgres_url, DATABASE_REPLICA_URL=postgres_url)
     assert diagnosis.warnings() == {
@@ -242,6 +244,39 @@ def test_sqlite_file_is_not_made_by_looking_for_it(tmp_path: Path, diagnose: Dia
     assert not file.exists()
     memory = diagnose(DATABASE_URL="sqlite:///:memory:")
     assert memory.failures() == {}
+
+
+def test_sqlite_file_is_found_by_its_own_kind_of_url(sqlite_url: str, diagnose: Diagnose) -> None:
+    file = make_url(sqlite_url).database
+    diagnosis = diagnose(DATABASE_URL=f"sqlite:///file:{file}?uri=true")
+    assert diagnosis.failures() == {}
+    assert diagnosis.warnings() == {}
+    (disk,) = diagnosis.of("disk", "DATABASE_URL")
+    assert disk.told.startswith(f"{Path(str(file)).parent}: ")
+
+
+def test_details_hide_secrets_and_not_addresses(diagnose: Diagnose) -> None:
+    query = "connect_timeout=1&application_name=127"
+    url = f"postgresql://me:lion@127.0.0.1:{free_port()}/shop?{query}"
+    (finding,) = diagnose(DATABASE_URL=url).of("database", "DATABASE_URL")
+    assert "127.0.0.1" in finding.detail
+    assert "lion" not in finding.detail
+
+
+def test_memory_of_a_container_is_enough_for_metrics(
+    diagnose: Diagnose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=60 * 1024 * 1024)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    diagnosis = diagnose(metrics_directory=str(tmp_path), DATABASE_URL=url)
+    verdicts = {one.subject: one.verdict for one in diagnosis.of("disk")}
+    assert verdicts == {
+        "memory (metrics, sockets)": Verdict.PASS,
+        "PROMETHEUS_MULTIPROC_DIR": Verdict.PASS,
+        "temporary files": Verdict.WARN,
+        "DATABASE_URL": Verdict.WARN,
+    }
 
 
 def test_settings_that_do_not_load_hide_nothing_else(diagnose: Diagnose) -> None:
