@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -48,18 +47,6 @@ def record(record_property: Callable[[str, object], None]) -> Record:
 
 def ask(stage: Stage, path: str) -> None:
     httpx2.get(f"http://127.0.0.1:{stage.service.port}{path}", timeout=10)
-
-
-def test_load_that_the_service_can_bear_fires_nothing(stage: Stage) -> None:
-    # Prometheus was there before the service.
-    eventually(lambda: not stage.prometheus.firing(), within=30, every=0.1)
-    with crowd(stage.service, "/products", clients=2):
-        end = time.monotonic() + 12
-        while time.monotonic() < end:
-            assert not stage.prometheus.firing()
-            time.sleep(0.2)
-    assert (stage.prometheus.value("job:availability_errors:ratio_rate5m") or 0) == 0
-    assert stage.prometheus.value("sum(job_status:http_requests:rate5m)")
 
 
 def test_pool_is_exhausted(stage: Stage, record: Record) -> None:
