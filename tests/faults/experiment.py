@@ -47,7 +47,6 @@ def run(fault: Fault, times: Times) -> Outcome:
         stack.callback(clients.kill)
         with observer.running():
             eventually(lambda: _is_loaded(service), within=30)
-            _pass(plan.warm_up)
             begun = time.monotonic()
             _pass(times.before)
             caused = complete = ending = time.monotonic()

@@ -76,7 +76,7 @@ def measure(server: PostgresServer, url: str, state: State, seconds: float) -> l
             process = begin(plan)
             stack.callback(answers, process)
             stack.callback(process.terminate)
-            time.sleep(plan.warm_up + 2)
+            time.sleep(2)
         if state.hangs:
             stack.enter_context(server.paused())
         observer = Observer(service.port, [LIVENESS, READINESS], every=EVERY, timeout=5)

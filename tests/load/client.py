@@ -3,7 +3,8 @@
 Unlike wrk they do as a 503 says: they wait as long as its `Retry-After`, and up to as long again at
 random, so that those who were turned away together do not come back together. A request without an
 answer in time fails, and its client connects anew, as it does when an answer says that it is the
-last of its connection. SIGTERM ends them early.
+last of its connection. SIGTERM ends them early. They print a line when all of them ask, and at the
+end how each request ended.
 """
 
 import argparse
@@ -26,6 +27,7 @@ BROKEN: Final = "broken"
 _PAUSE_SECONDS: Final = 0.1
 _HOST: Final = "127.0.0.1"
 _HEAD_END: Final = b"\r\n\r\n"
+_FAILED: Final = "the clients failed"
 
 
 class Plan(NamedTuple):
@@ -59,20 +61,28 @@ class Answer(NamedTuple):
 
 
 def begin(plan: Plan) -> subprocess.Popen[bytes]:
-    """Start the clients, on the core of whoever calls this.
+    """Start the clients, on the core of whoever calls this; they are warm when this returns.
 
     Args:
         plan: What they do.
 
     Returns:
         What `answers` reads. Terminated, they ask for nothing more, and end with what they have.
+
+    Raises:
+        RuntimeError: The clients themselves failed.
     """
     given = json.dumps(plan._asdict())
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.load.client", given],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
     )
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        process.communicate()
+        raise RuntimeError(_FAILED)
+    return process
 
 
 def answers(process: subprocess.Popen[bytes]) -> list[Answer]:
@@ -86,7 +96,7 @@ def answers(process: subprocess.Popen[bytes]) -> list[Answer]:
     """
     output, _ = process.communicate()
     if process.returncode:
-        raise RuntimeError("the clients failed")
+        raise RuntimeError(_FAILED)
     return [Answer(*each) for each in json.loads(output)]
 
 
@@ -150,6 +160,10 @@ def _end(answer: asyncio.Future[tuple[str, float]]) -> None:
         answer.set_exception(TimeoutError())
 
 
+def _tell() -> None:
+    print("warm", flush=True)
+
+
 class _Clients:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -164,7 +178,10 @@ class _Clients:
         connections = [await self._connect() for _ in range(self._plan.clients)]
         self._counted_from = time.monotonic() + self._plan.warm_up
         self._end = self._counted_from + self._plan.seconds
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
+        loop = asyncio.get_running_loop()
+        # Before anybody is told that there is something to end.
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.call_later(self._plan.warm_up, _tell)
         await asyncio.gather(*map(self._client, range(self._plan.clients), connections))
 
     def _stop(self) -> None:

@@ -4,7 +4,6 @@ Shared by the benchmark of rolling restarts and by its short form among the test
 """
 
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -47,8 +46,6 @@ class Load:
 def load(port: int, products: int, clients: int = CLIENTS) -> Iterator[Load]:
     """Run clients for as long as the context is open; they ask from its start on."""
     running = Load(port, products, clients)
-    # They connect, and begin one after another.
-    time.sleep(1.5)
     try:
         yield running
     finally:
