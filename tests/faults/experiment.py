@@ -41,7 +41,9 @@ def run(fault: Fault, times: Times) -> Outcome:
         execute(url, FILL)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(running_service(directory, settings(url, times)))
-        observer = Observer(service.port, present(service.port), every=times.every, timeout=1.0)
+        observer = Observer(
+            service.port, present(service.port), every=times.every, timeout=times.liveness
+        )
         plan = Plan(service.port, CLIENTS, _LONGEST, PRODUCTS, creates=0.5, timeout=_CLIENT_TIMEOUT)
         clients = begin(plan)
         stack.callback(clients.kill)

@@ -25,7 +25,8 @@ class Times:
     """How the service and the observation are set up, in seconds.
 
     `tolerance` is what readiness is granted beyond its bounds: it is seen at the next question, on
-    a machine that has other things to do as well.
+    a machine that has other things to do as well. `slack` is what every bound is granted beside
+    that, where the machine may stall.
     """
 
     before: float = 2.0
@@ -36,6 +37,32 @@ class Times:
     deadline: float = 3.0
     every: float = 0.1
     tolerance: float = 0.25
+    slack: float = 0.0
+
+    @property
+    def liveness(self) -> float:
+        """Within what a liveness probe is answered."""
+        return MOST_LIVENESS + self.slack
+
+    @property
+    def turn(self) -> float:
+        """Within what readiness fails once the database does."""
+        return self.interval + self.timeout + self.tolerance + self.slack
+
+    @property
+    def turn_back(self) -> float:
+        """Within what readiness passes once the database can be reached."""
+        return MOST_INTERVALS * self.interval + self.tolerance + self.slack
+
+    @property
+    def request(self) -> float:
+        """Within what a request is answered."""
+        return self.deadline + MOST_OVER + self.slack
+
+    @property
+    def success(self) -> float:
+        """Within what a request succeeds once the database can be reached."""
+        return MOST_TO_SUCCESS + self.slack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +172,11 @@ class Outcome:
         failed = statuses(each.status for each in self.liveness if not each.passes)
         if failed:
             yield f"/livez said {failed}"
-        if self.slowest_liveness > MOST_LIVENESS:
+        if self.slowest_liveness > self.times.liveness:
             yield f"/livez took {self.slowest_liveness:.2f} s"
 
     def _missed_by_readiness(self) -> Iterable[str]:
-        times = self.times
-        most = times.interval + times.timeout + times.tolerance
+        most = self.times.turn
         is_to_turn = self.fault.lasts and self.fault.is_outage
         if is_to_turn and (self.turned is None or self.turned > most):
             yield f"/readyz turned after {seconds(self.turned)}, not {most:.2f} s"
@@ -158,15 +184,15 @@ class Outcome:
             yield f"/readyz failed after {seconds(self.turned)}, with a database that answers"
         if self.turns > 1:
             yield f"/readyz turned {self.turns} times"
-        most = MOST_INTERVALS * times.interval + times.tolerance
+        most = self.times.turn_back
         if self.back is None or self.back > most:
             yield f"/readyz was back after {seconds(self.back)}, not {most:.2f} s"
 
     def _missed_by_requests(self) -> Iterable[str]:
-        most = self.times.deadline + MOST_OVER
+        most = self.times.request
         if self.longest > most:
             yield f"a request took {self.longest:.2f} s, not {most:.2f} s"
-        if self.first_success is None or self.first_success > MOST_TO_SUCCESS:
+        if self.first_success is None or self.first_success > self.times.success:
             yield f"the first success came after {seconds(self.first_success)}"
         met = [each.status for each in [*self.during, *self.after]]
         wrong = statuses(status for status in met if status[0] != "2" and status != "503")
