@@ -96,7 +96,8 @@ def project() -> Iterator[str]:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
+# The image is built, on a machine that may have nothing of it yet.
+@pytest.mark.timeout(900)
 def test_scenes_play_to_the_end() -> None:
     with project() as name:
         scenes = ("--scene", "leak", "--scene", "migration")
@@ -112,7 +113,7 @@ def test_scenes_play_to_the_end() -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_ctrl_c_removes_everything() -> None:
     with project() as name:
         process = subprocess.Popen(
