@@ -6,8 +6,9 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -27,6 +28,7 @@ SERVICES = ("db", "api", "prometheus")
 DEMO = ROOT / "service" / "product_catalog" / "demo.csv"
 PASSWORD = (ROOT / "deploy" / "compose" / "postgres_password").read_text().strip()
 RESIDENT_LIMIT = 110 * 10**6
+TOKEN = "a token for the tests"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Stack:
     project: str = field(default_factory=lambda: f"tidegate-test-{uuid.uuid4().hex[:8]}")
     api_port: int = field(default_factory=free_port)
     prometheus_port: int = field(default_factory=free_port)
+    token_file: Path | None = None
 
     @property
     def image(self) -> str:
@@ -46,6 +49,7 @@ class Stack:
             "TIDEGATE_IMAGE": self.image,
             "API_PORT": str(self.api_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
+            "OPS_TOKEN_FILE": str(self.token_file or ""),
         }
         command = ("docker", "compose", "--project-name", self.project, *arguments)
         return run(*command, stdin=stdin, env=env, check=check).stdout
@@ -70,9 +74,10 @@ class Stack:
     def inspected(self, service: str) -> dict[str, Any]:
         return inspect("container", self.containers()[service]["Name"])
 
-    def get(self, path: str) -> httpx2.Response:
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx2.Response:
+        url = f"http://127.0.0.1:{self.api_port}{path}"
         # Beyond DATABASE_QUERY_DEADLINE: whatever the service answers is to be seen.
-        return httpx2.get(f"http://127.0.0.1:{self.api_port}{path}", timeout=30)
+        return httpx2.get(url, headers=headers, timeout=30)
 
     def status(self, path: str) -> int:
         return self.get(path).status_code
@@ -210,11 +215,32 @@ def test_the_database_is_out_of_reach(stack: Stack) -> None:
     assert inspect("network", network)["Internal"] is True
 
 
-def test_no_secret_is_to_be_read_from_outside(stack: Stack) -> None:
-    for service in ("db", "migrate", "demo", "api", "prometheus"):
-        assert PASSWORD not in json.dumps(stack.inspected(service))
-    logs = stack.compose("logs", "--no-color")
-    assert PASSWORD not in logs
+def test_no_secret_is_to_be_read_from_outside(stack: Stack, tmp_path: Path) -> None:
+    path = "/readyz?verbose"
+    assert "ageSeconds" not in stack.get(path).text
+    assert stack.get("/ops/data").status_code == 404, "there is no token"
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    tmp_path.chmod(0o755)
+    guarded = replace(stack, token_file=file)
+    guarded.up()
+    try:
+        header = {"Authorization": f"Bearer {TOKEN}"}
+        assert "ageSeconds" in stack.get(path, header).text
+        for service in ("db", "migrate", "demo", "api", "prometheus"):
+            inspected = json.dumps(stack.inspected(service))
+            assert PASSWORD not in inspected
+            assert TOKEN not in inspected
+        logs = stack.compose("logs", "--no-color")
+        assert PASSWORD not in logs
+        assert TOKEN not in logs
+        mounted = guarded.compose("exec", "-T", "api", "ls", "/run/secrets").split()
+        assert mounted == ["database_url", "ops_token"]
+        for once in ("migrate", "demo"):
+            targets = {mount["Destination"] for mount in stack.inspected(once)["Mounts"]}
+            assert "/run/secrets/ops_token" not in targets
+    finally:
+        stack.up()
 
 
 def test_the_log_is_one_json_object_a_line(stack: Stack) -> None:
