@@ -10,7 +10,7 @@ import httpx2
 import psycopg2
 import pytest
 
-from tests.support.databases import PostgresDatabases, migrate
+from tests.support.databases import PostgresDatabases, migrate, worker_name
 from tests.support.polling import eventually
 from tests.support.scraping import scrape, total
 from tests.support.server import Service, running_service
@@ -23,10 +23,12 @@ WORKERS: Final = 2
 
 @pytest.fixture(scope="module")
 def catalog(postgres: PostgresDatabases) -> Iterator[str]:
-    url = postgres.create("ops_data")
+    # Every test process runs some of this module.
+    name = f"tidegate_ops_data_{worker_name()}"
+    url = postgres.create(name)
     migrate(url)
     yield url
-    postgres.drop("ops_data")
+    postgres.drop(name)
 
 
 @pytest.fixture(scope="module")
