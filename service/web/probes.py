@@ -88,6 +88,12 @@ def all_checks(app: FastAPI) -> dict[str, Known]:
     }
 
 
+def is_ready(app: FastAPI) -> bool:
+    """Whether `/readyz` says yes."""
+    known = all_checks(app).values()
+    return all(_outcome(one).status is not Status.FAIL for one in known)
+
+
 def _monitored(app: FastAPI) -> dict[str, Known]:
     monitor: HealthMonitor = app.state.health
     return {**monitor.states}
@@ -105,11 +111,7 @@ def _answer(
     """
     query = request.query_params
     excluded = query.getlist("exclude")
-    outcomes = {
-        name: known if isinstance(known, Outcome) else known.outcome
-        for name, known in checks.items()
-        if name not in excluded
-    }
+    outcomes = {name: _outcome(known) for name, known in checks.items() if name not in excluded}
     if status is None:
         status = min((one.status for one in outcomes.values()), default=Status.PASS)
     is_verbose, is_private = "verbose" in query, has_ops_token(request)
@@ -128,6 +130,10 @@ def _answer(
         ]
     code = HTTPStatus.SERVICE_UNAVAILABLE if status is Status.FAIL else HTTPStatus.OK
     return JSONResponse(body, status_code=code, headers=_HEADERS, media_type=MEDIA_TYPE)
+
+
+def _outcome(known: Known) -> Outcome:
+    return known if isinstance(known, Outcome) else known.outcome
 
 
 def _entry(outcome: Outcome, known: Known, *, is_private: bool) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 A worker ends for one of two reasons. The whole server stops: then readiness fails at once, and
 requests are served for a while, until whoever sends them has noticed. Or it alone is to be
-replaced, as it has served enough, or on a reload: then it goes on until its successor serves, which
-the arbiter sees to (`service/web/arbiter.py`), and readiness stays. Either way it then accepts no
-more connections, and lets go of each that it has after an answer with `Connection: close`.
+replaced, as it has served enough, or on a reload: then it goes on until its successor is ready and
+serves, which the arbiter sees to (`service/web/arbiter.py`), and readiness stays. Either way it
+then accepts no more connections, and lets go of each that it has after an answer with
+`Connection: close`.
 """
 
 import asyncio
@@ -36,6 +37,8 @@ STARTS = Counter(
     ["reason"],
 )
 _REASONS: Final = ("start", "reload", "recycled", "died", "blocked")
+# Those whose predecessor serves until they do.
+_SUCCESSIONS: Final = ("reload", "recycled")
 # Makes a worker say where it is; Python's fault handler cannot have SIGABRT alone.
 STACK_SIGNAL: Final = signal.SIGUSR2
 # Twice in the time by which the arbiter's promise, timeout + 1 s, may be late.
@@ -43,6 +46,8 @@ BEAT_SECONDS: Final = 0.5
 # A client that keeps its connection busy asks once more in this time, and is told of the end.
 IDLE_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.05
+# What a successor gets beyond HEALTH_TIMEOUT, until whoever it replaces waits for it no longer.
+_SUCCESSION_SECONDS: Final = 10.0
 # What requests that were broken off get to clean up, and the application's shutdown when hurried;
 # the arbiter kills 2 s after it has hurried.
 _BREAK_OFF_SECONDS: Final = 0.5
@@ -78,7 +83,7 @@ class SharedState:
 
     @property
     def is_serving(self) -> bool:
-        """Whether the worker has started and accepts connections."""
+        """Whether the worker accepts connections."""
         return bool(self._bytes[1])
 
     @is_serving.setter
@@ -136,7 +141,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # untyped
             STARTS.labels(reason)
         STARTS.labels(self.start_reason).inc()
         settings: Settings = self.asgi.state.settings
-        await self._start()
+        await self._start(settings)
         await self._wait_until(self._is_over)
         order = self.shared.order
         if order is not Order.LEAVE:
@@ -152,13 +157,17 @@ class Worker(ASGIWorker):  # type: ignore[misc] # untyped
         await self._end()
         beat.cancel()
 
-    async def _start(self) -> None:
+    async def _start(self, settings: Settings) -> None:
         self.lifespan = LifespanManager(self.asgi, self.log, self.state)
         try:
             await self.lifespan.startup()
         except Exception as error:
             self.log.error("ASGI lifespan startup failed: %s", error)  # noqa: TRY400 - one line
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+        if self.start_reason in _SUCCESSIONS:
+            # Another serves meanwhile; at any other start, probes want an answer at once.
+            most = settings.health_timeout + _SUCCESSION_SECONDS
+            await self._wait_until(lambda: self._is_ready() or self._is_over(), most)
         context = self._get_ssl_context()
         for listener in self.sockets:
             acceptor = Acceptor(listener.sock, lambda: Connection(self), context)
@@ -178,6 +187,12 @@ class Worker(ASGIWorker):  # type: ignore[misc] # untyped
         # No event: signals, the arbiter and every client can change what it waits for.
         while not self._quick_shutdown and not holds() and self.loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
+
+    def _is_ready(self) -> bool:
+        # Imported by the arbiter, it would be what it was at the start after every reload.
+        from service.web.probes import is_ready  # noqa: PLC0415
+
+        return is_ready(self.asgi)
 
     def _is_over(self) -> bool:
         if self.nr >= self._most_requests:

@@ -3,9 +3,10 @@
 import contextlib
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from service.settings import DatabaseSettings, Settings, SettingsError, load_settings
 from tests.load.restarts import load, reloading, rolling
 from tests.support.databases import fill
+from tests.support.locks import locked_table, waiting_for_locks
 from tests.support.polling import eventually
 from tests.support.raw_http import END, ask, rest
 from tests.support.scraping import scrape, scraped, total
@@ -121,6 +123,39 @@ def test_recycled_workers_lose_no_request_and_are_never_missed(
         assert running.outcome is not None
         assert running.outcome.failed == {}
         assert scraped(service, "service_worker_starts_total", reason="died") == 0
+
+
+@pytest.mark.parametrize("how", ["reload", "recycled"])
+def test_successor_takes_over_when_it_is_ready(tmp_path: Path, postgres_url: str, how: str) -> None:
+    # Who has looked at the database does not look again meanwhile, and who looks waits that long.
+    variables = {"HEALTH_INTERVAL": 600, "HEALTH_TIMEOUT": 240, "DATABASE_STATEMENT_TIMEOUT": 120,
+                 "DATABASE_QUERY_DEADLINE": 130}  # fmt: skip
+    with serving(tmp_path, postgres_url, **variables) as service:
+        (worker,) = service.workers()
+        with locked_table(postgres_url, "alembic_version"):
+            if how == "reload":
+                service.process.send_signal(signal.SIGHUP)
+            else:
+                worker.terminate()
+            eventually(lambda: waiting_for_locks(postgres_url) == 1, within=30)
+            assert {status(service, "/readyz") for _ in range(20)} == {200}
+            assert len(service.workers()) == 2
+        eventually(lambda: worker not in service.workers(), within=30)
+        assert status(service, "/readyz") == 200
+
+
+def test_successor_that_does_not_become_ready_takes_over_all_the_same(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    with serving(tmp_path, sqlite_url, HEALTH_INTERVAL=300, HEALTH_TIMEOUT=1) as service:
+        (worker,) = service.workers()
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as database:
+            database.execute("DELETE FROM alembic_version")
+            database.commit()
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: worker not in service.workers(), within=60)
+        assert status(service, "/readyz") == 503
+        assert status(service, "/livez") == 200
 
 
 def test_stop_is_announced_then_serves_then_closes(tmp_path: Path, catalog_url: str) -> None:
