@@ -134,6 +134,8 @@ class Admission:
             OverloadedError: The queue is full, or no place came free in time.
             DisconnectedError: The client went away while it waited.
         """
+        if (refusal := self.turn_away()) is not None:
+            raise refusal
         start = time.perf_counter()
         try:
             if self._admitted < self._limit:
@@ -164,8 +166,6 @@ class Admission:
         self._gauges.write()
 
     async def _line_up(self, client: ClientWatch) -> None:
-        if (refusal := self.turn_away()) is not None:
-            raise refusal
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[str] = loop.create_future()
         self._line.append(waiter)
@@ -175,14 +175,15 @@ class Admission:
         try:
             outcome = await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled():
-                # It was admitted in the same moment.
+            # In the same moment its wait may have ended in any way.
+            if not waiter.cancelled() and waiter.result() == _ADMITTED:
                 self._leave()
             raise
         finally:
             timer.cancel()
             with suppress(ValueError):
                 self._line.remove(waiter)
+            self._gauges.changed()
         if outcome != _ADMITTED:
             self._shed[outcome].inc()
             raise DisconnectedError if client.is_gone else OverloadedError(math.ceil(self._wait))

@@ -18,10 +18,12 @@ from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError, nobody
 from tests.support.server import running_service
 
+WAITS = "service_admission_queue_time_seconds_count"
+
 
 def test_places_are_bounded_and_given_back() -> None:
     async def scenario() -> int:
-        admission = Admission("test", limit=3, queue=100, wait=10)
+        admission = Admission("test", limit=3, queue=100, wait=60)
         inside = highest = 0
 
         async def visit() -> None:
@@ -40,7 +42,7 @@ def test_places_are_bounded_and_given_back() -> None:
 
 def test_whoever_waits_longest_is_admitted_first() -> None:
     async def scenario() -> list[int]:
-        admission = Admission("test", limit=1, queue=10, wait=10)
+        admission = Admission("test", limit=1, queue=10, wait=60)
         order: list[int] = []
 
         async def visit(number: int) -> None:
@@ -58,22 +60,23 @@ def test_full_queue_refuses_at_once() -> None:
     async def scenario() -> None:
         admission = Admission("test", limit=1, queue=1, wait=60)
         async with admission.place(ClientWatch(nobody)), _queued(admission):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(20):
                 with pytest.raises(OverloadedError) as refused:
                     await _visit(admission)
                 refusal = admission.turn_away()
             assert refusal is not None
             assert refused.value.retry_after == refusal.retry_after == 60
 
-    before = _shed("queue_full")
+    before, waited = _shed("queue_full"), _sample(WAITS)
     asyncio.run(scenario())
     assert _shed("queue_full") == before + 2
+    assert _sample(WAITS) == waited + 2, "who was turned away did not wait"
 
 
 def test_wait_is_bounded() -> None:
     async def scenario() -> None:
         admission = Admission("test", limit=1, queue=10, wait=0.01)
-        async with admission.place(ClientWatch(nobody)), asyncio.timeout(5):
+        async with admission.place(ClientWatch(nobody)), asyncio.timeout(20):
             with pytest.raises(OverloadedError):
                 await _visit(admission)
 
@@ -106,10 +109,10 @@ def test_client_that_goes_away_while_it_is_queued_leaves_the_queue() -> None:
 
 def test_cancelled_visitor_leaves_its_place_to_the_next() -> None:
     async def scenario() -> None:
-        admission = Admission("test", limit=1, queue=10, wait=5)
+        admission = Admission("test", limit=1, queue=10, wait=60)
         async with _inside(admission):
             pass
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await _visit(admission)
 
     asyncio.run(scenario())
@@ -117,32 +120,55 @@ def test_cancelled_visitor_leaves_its_place_to_the_next() -> None:
 
 def test_visitor_that_is_cancelled_as_it_is_admitted_passes_the_place_on() -> None:
     async def scenario() -> None:
-        admission = Admission("test", limit=1, queue=10, wait=5)
+        admission = Admission("test", limit=1, queue=10, wait=60)
         async with admission.place(ClientWatch(nobody)):
             first = asyncio.create_task(_visit(admission))
             second = asyncio.create_task(_visit(admission))
             await _until(lambda: _requests("queued") == 2)
         # Admitted, but it has not run yet.
         first.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await second
         assert _requests("admitted") == 0
 
     asyncio.run(scenario())
 
 
+def test_visitor_that_is_cancelled_as_its_client_leaves_gives_back_no_place() -> None:
+    class Leaving(ClientWatch):
+        leave: Callable[[], object]
+
+        def expect(self, on_gone: Callable[[], object], *, at_once: bool = False) -> None:
+            del at_once
+            self.leave = on_gone
+
+    async def scenario() -> None:
+        admission = Admission("test", limit=1, queue=10, wait=60)
+        client = Leaving(nobody)
+        async with admission.place(ClientWatch(nobody)):
+            visit = asyncio.create_task(_visit(admission, client))
+            await _until(lambda: _requests("queued") == 1)
+            # Its wait has ended, but it has not run yet.
+            client.leave()
+            visit.cancel()
+            await asyncio.wait([visit])
+            assert (_requests("admitted"), _requests("queued")) == (1, 0)
+
+    asyncio.run(scenario())
+
+
 def test_metrics_tell_who_is_in_and_who_waits() -> None:
     async def scenario() -> None:
-        admission = Admission("test", limit=1, queue=10, wait=5)
+        admission = Admission("test", limit=1, queue=10, wait=60)
         async with admission.place(ClientWatch(nobody)), _queued(admission):
             assert (_requests("admitted"), _requests("queued")) == (1, 1)
         assert (_requests("admitted"), _requests("queued")) == (0, 0)
         assert _sample("service_admission_limit", state="admitted") == 1
         assert _sample("service_admission_limit", state="queued") == 10
 
-    before = _sample("service_admission_queue_time_seconds_count")
+    before = _sample(WAITS)
     asyncio.run(scenario())
-    assert _sample("service_admission_queue_time_seconds_count") == before + 2
+    assert _sample(WAITS) == before + 2
 
 
 def test_hundred_clients_on_a_pool_of_five_are_all_served(
@@ -233,7 +259,7 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not check():
             await asyncio.sleep(0)
 
