@@ -28,6 +28,8 @@ from service.web.control_directory import (
 MAX_LINE_BYTES: Final = 64 * 1024
 # How long a client may take to say what it wants, and to take the answer: others wait behind it.
 _CLIENT_SECONDS: Final = 1.0
+# Until it is tried again, where the process has no room for another connection.
+_EXHAUSTED_PAUSE_SECONDS: Final = 1.0
 _PEER: Final = struct.Struct("3i")
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -78,10 +80,12 @@ class _Channel:
         except OSError:
             self._socket.close()
             raise
+        self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self._is_closed.set()
         # So, and not by closing it, the thread wakes from its wait for the next client.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -91,11 +95,15 @@ class _Channel:
             self._path.unlink()
 
     def _serve(self) -> None:
-        while True:
+        while not self._is_closed.is_set():
             try:
                 client, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if not self._is_closed.is_set():
+                    log.warning("the control channel cannot accept", reason=str(error))
+                # The client that waits would be met again at once.
+                self._is_closed.wait(_EXHAUSTED_PAUSE_SECONDS)
+                continue
             with client, contextlib.suppress(OSError):
                 self._talk(client)
 

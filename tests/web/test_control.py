@@ -1,5 +1,6 @@
 """The control channel under a real gunicorn: every worker is asked, whatever state it is in."""
 
+import errno
 import json
 import os
 import shutil
@@ -330,6 +331,24 @@ def test_answer_that_raises_is_an_error_and_not_the_end() -> None:
         (well,) = show(port)
     assert failed.problem == "it failed: see the service's log"
     assert well.problem == ""
+
+
+def test_channel_outlives_a_time_without_room_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = threading.Event()
+    accept = socket.socket.accept
+
+    def accept_later(self: socket.socket) -> tuple[socket.socket, Any]:
+        if not refused.is_set():
+            refused.set()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    with channel() as port:
+        assert refused.wait(PATIENCE)
+        assert show(port)[0].problem == ""
 
 
 def test_socket_has_no_name_before_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
