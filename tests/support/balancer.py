@@ -63,9 +63,9 @@ class Balancer:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_ANSWER_SECONDS):
                 reader, writer = await asyncio.open_connection(_HOST, port)
-                writer.write(_QUESTION)
-                line = await reader.readline()
-                writer.close()
+                with contextlib.closing(writer):
+                    writer.write(_QUESTION)
+                    line = await reader.readline()
         if port in self._is_ready:
             self._is_ready[port] = line.startswith(b"HTTP/1.1 200 ")
 
