@@ -104,8 +104,10 @@ def test_postgresql_tells_a_tighter_limit_of_the_role(limited_role: str) -> None
 
 
 def test_sqlite_has_no_limit() -> None:
-    with create_engine("sqlite://").connect() as connection:
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
         assert server_limit(connection).connections == math.inf
+    engine.dispose()
 
 
 def test_complaint_names_both_numbers_and_what_to_lower() -> None:
