@@ -581,13 +581,17 @@ _UNSEEN: Final = {"synchronize_session": False}
 
 # What the server can do
 
+# Of those the last ones are kept for superusers.
+PLACES: Final = 8
+KEPT: Final = 3
 ROLES: Final = ("walrus_password", "walrus_rejected", "walrus_stranger", "walrus_limited")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of our own, with few places and roles that it treats badly."""
-    with running(PostgresServer(max_connections="8", deadlock_timeout="20ms")) as server:
+    places = {"max_connections": str(PLACES), "superuser_reserved_connections": str(KEPT)}
+    with running(PostgresServer(deadlock_timeout="20ms", **places)) as server:
         for role in ROLES:
             server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'")
         server.execute("ALTER ROLE walrus_limited CONNECTION LIMIT 0")
@@ -642,27 +646,31 @@ def test_server_that_has_no_place_for_this_role(server: PostgresServer, ask: Ask
 
 
 @contextmanager
-def full(server: PostgresServer, role: str) -> Iterator[None]:
-    """Take every connection that a server has for a role."""
-    with ExitStack() as taken, suppress(psycopg2.OperationalError):
-        for _ in range(20):
-            taken.enter_context(closing(psycopg2.connect(url_of(server, role))))
-        pytest.fail("the server has no limit")
+def full(server: PostgresServer, role: str, places: int) -> Iterator[None]:
+    """Take every connection that a server has for a role, once those before have ended."""
     with ExitStack() as taken:
-        with suppress(psycopg2.OperationalError):
-            while True:
-                taken.enter_context(closing(psycopg2.connect(url_of(server, role))))
+        for _ in range(places):
+            eventually(lambda: takes_place(server, role, taken))
+        assert refuses(server, role)
         yield
 
 
+def takes_place(server: PostgresServer, role: str, taken: ExitStack) -> bool:
+    """Try to take one more connection."""
+    with suppress(psycopg2.OperationalError):
+        taken.enter_context(closing(psycopg2.connect(url_of(server, role))))
+        return True
+    return False
+
+
 def test_server_that_has_no_place(server: PostgresServer, ask: Ask) -> None:
-    with full(server, "postgres"):
+    with full(server, "postgres", PLACES):
         assert_says(ask(url_of(server), ["SELECT 1"]), failures.TooManyConnections)
 
 
 def test_server_that_keeps_its_last_places_for_others(server: PostgresServer, ask: Ask) -> None:
     role = "walrus_password:right"
-    with full(server, role):
+    with full(server, role, PLACES - KEPT):
         assert_says(ask(url_of(server, role), ["SELECT 1"]), failures.TooManyConnections)
 
 
