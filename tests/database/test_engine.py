@@ -21,6 +21,7 @@ from service.database import (
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.urls import async_url, parse_url
 from tests.support.forking import in_child
+from tests.support.polling import eventually
 
 
 @pytest.fixture
@@ -66,9 +67,14 @@ def test_configure_replaces_the_engine_and_closes_the_former(
     assert process.engine is not former
     assert process.engine.name == "sqlite"
     watcher = create_db_engine(settings=postgres_settings, pool_name="watcher")
-    with watcher.connect() as connection:
-        query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
-        assert connection.execute(query, {"pid": pid}).scalar() == 0
+
+    def is_closed() -> bool:
+        with watcher.connect() as connection:
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            return connection.execute(query, {"pid": pid}).scalar() == 0
+
+    # A session ends a moment after its connection was closed.
+    eventually(is_closed)
     watcher.dispose()
 
 
