@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from service.database import DatabaseSettings, create_db_engine
+from service.database import DatabaseSettings, create_db_engine, pool_clock
 from tests.database.pools import ServerView, WatchedPool
 from tests.support.database_server import running
 from tests.support.databases import MariaDBDatabases, PostgresDatabases, worker_name
@@ -67,6 +67,12 @@ def faulty_server() -> Iterator[PostgresServer]:
     """A running server that a test may stop, kill or pause; the next test gets it running."""
     with running(PostgresServer()) as server:
         yield server
+
+
+@pytest.fixture
+def manual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second passes for pools but by what a test lets tick, which it may count."""
+    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
 
 
 @pytest.fixture

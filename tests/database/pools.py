@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
+from service.database.pool import MeteredQueuePool
 from tests.support.polling import eventually
 
 
@@ -151,3 +152,9 @@ class WatchedPool(PoolMetrics):
         assert pool.checkedout() == used
         # A session ends a moment after its connection was closed.
         eventually(lambda: len(self.sessions()) == used + idle + elsewhere, every=0.002)
+
+
+def pool_of(watched: WatchedPool) -> MeteredQueuePool:
+    """The pool itself."""
+    assert isinstance(watched.engine.pool, MeteredQueuePool)
+    return watched.engine.pool

@@ -18,18 +18,15 @@ from service.database import (
     pool_snapshot,
     route_source,
 )
-from service.database.pool import MeteredQueuePool, PoolTimeoutError
+from service.database.pool import PoolTimeoutError
 from service.database.pool_events import follower_of
 from service.database.pool_queue import FairQueue
 from service.database.pool_waiters import TaskWaiter
 from tests.database.conftest import MakePool
-from tests.database.pools import PoolMetrics, WatchedPool
+from tests.database.pools import PoolMetrics, WatchedPool, pool_of
 from tests.support.polling import eventually
 
-
-def pool_of(pool: WatchedPool) -> MeteredQueuePool:
-    assert isinstance(pool.engine.pool, MeteredQueuePool)
-    return pool.engine.pool
+pytestmark = pytest.mark.usefixtures("manual_clock")
 
 
 def tick(pool: WatchedPool) -> None:

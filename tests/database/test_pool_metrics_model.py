@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis.stateful import precondition, rule
 
-from service.database import create_db_engine, pool_clock
+from service.database import create_db_engine
 from tests.database.pool_drivers import PatientPool, ThreadDriver
 from tests.database.pool_machine import machine_settings, try_sequences
 from tests.database.pool_steps import ConnectionSteps, PoolSteps, choices
@@ -89,9 +89,8 @@ class ThreadMachine(ConnectionSteps, PoolSteps):
         return [self.metrics.used, self.metrics.idle]
 
 
+@pytest.mark.usefixtures("manual_clock")
 def test_pool_of_threads_agrees_with_its_model_after_every_step(
-    kit_url: str, server_view: ServerView, monkeypatch: pytest.MonkeyPatch
+    kit_url: str, server_view: ServerView
 ) -> None:
-    # The machine lets time pass.
-    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
     try_sequences(lambda: ThreadMachine(kit_url, server_view), usual=80)

@@ -7,7 +7,7 @@ from hypothesis.stateful import precondition, rule
 from sqlalchemy import exc
 from sqlalchemy.util import greenlet_spawn
 
-from service.database import create_async_db_engine, pool_clock
+from service.database import create_async_db_engine
 from tests.database.pool_drivers import AsyncPatientPool, TaskDriver
 from tests.database.pool_machine import machine_settings, try_sequences
 from tests.database.pool_steps import ConnectionSteps, PoolSteps, choices
@@ -91,9 +91,8 @@ class TaskMachine(ConnectionSteps, PoolSteps):
         self.model.fail("cancelled")
 
 
+@pytest.mark.usefixtures("manual_clock")
 def test_pool_of_tasks_agrees_with_its_model_after_every_step(
-    kit_url: str, server_view: ServerView, monkeypatch: pytest.MonkeyPatch
+    kit_url: str, server_view: ServerView
 ) -> None:
-    # The machine lets time pass.
-    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
     try_sequences(lambda: TaskMachine(kit_url, server_view), usual=80)

@@ -11,13 +11,10 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from service.database.pool import MeteredQueuePool
 from service.database.pool_waiters import ThreadWaiter
 from tests.database.conftest import MakePool
-from tests.database.pools import WatchedPool
+from tests.database.pools import pool_of
 from tests.support.polling import eventually
 
-
-def pool_of(pool: WatchedPool) -> MeteredQueuePool:
-    assert isinstance(pool.engine.pool, MeteredQueuePool)
-    return pool.engine.pool
+pytestmark = pytest.mark.usefixtures("manual_clock")
 
 
 def let_tick(pool: MeteredQueuePool) -> None:
