@@ -162,9 +162,11 @@ class PoolFollower:
     def failed(self, seconds: float, error: BaseException) -> None:
         """Observe and count a checkout that ended without a connection."""
         self._series.waited(seconds)
-        if isinstance(error, exc.TimeoutError):
+        reason = _checkout_failure(error)
+        # Whoever was cancelled did not give up: nobody wanted the connection any more.
+        if isinstance(error, exc.TimeoutError) and reason != "cancelled":
             self._series.timeouts.inc()
-        self._series.checkout_failed(_checkout_failure(error))
+        self._series.checkout_failed(reason)
 
     def validated(self, *, alive: bool) -> None:
         """Count a connection that was asked whether it is alive."""

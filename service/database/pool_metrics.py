@@ -102,7 +102,7 @@ LEAKS_RETURNED = Counter(
 )
 TIMEOUTS = Counter(
     "db_client_connection_timeouts",
-    "Checkouts that found the pool full for the whole timeout.",
+    "Checkouts that gave up waiting for a connection.",
     ["pool_name"],
 )
 CHECKOUT_FAILURES = Counter(

@@ -542,6 +542,7 @@ def test_wait_in_line_ends_when_its_limit_is_cancelled(client: ThreadClient) -> 
     assert ended.was("cancelled", after=LIMIT)
     metrics = metrics_of(client)
     assert metrics.value("checkout_failures_total", reason="cancelled") == 1
+    assert metrics.timeouts == 0
     assert_gauges_agree(client)
 
 
@@ -563,6 +564,7 @@ def test_wait_of_a_task_in_line_ends_with_its_limit(client: ThreadClient, how: s
     client.runner.run(wait())
     metrics = metrics_of(client)
     assert metrics.value("checkout_failures_total", reason=how) == 1
+    assert metrics.timeouts == (how == "deadline_exceeded")
     assert_gauges_agree(client)
 
 
