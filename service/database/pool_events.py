@@ -96,6 +96,7 @@ class PoolFollower:
             weakref.WeakKeyDictionary()
         )
         self._pending = 0
+        self._is_watched = False
         self._is_latest = True
         # What was open before could not be followed, so that the pool's count differs for good.
         self._is_late = isinstance(pool, QueuePool) and pool.checkedin() + pool.checkedout() > 0
@@ -135,6 +136,7 @@ class PoolFollower:
         """Forget, in a forked child, what belongs to the parent."""
         self.ledger.clear()
         self._pending = 0
+        self._is_watched = False
         self.waiting(0)
         self._settle(None)
 
@@ -150,6 +152,9 @@ class PoolFollower:
 
     def waiting(self, step: int) -> None:
         """Count a checkout that began (1) or ended (-1) to wait."""
+        if step > 0:
+            # Also of a pool that never opens a connection, because none can be had.
+            self._watch_time()
         with self.ledger.lock:
             self._pending += step
             if self._is_latest:
@@ -175,13 +180,21 @@ class PoolFollower:
     def reconfigured(self) -> None:
         """Publish the pool's limits, and whether it is suspended."""
         pool = self._engine.pool
-        self._series.limit(*pool_limits(pool))
-        self._series.suspended.set(isinstance(pool, MeteredPoolMixin) and pool.queue.suspended)
+        is_suspended = isinstance(pool, MeteredPoolMixin) and pool.queue.suspended
+        with self.ledger.lock:
+            if self._is_latest:
+                self._series.limit(*pool_limits(pool))
+                self._series.suspended.set(is_suspended)
 
     def oldest_use(self) -> str:
         """Say who has had a connection for longest."""
         oldest = self.ledger.holders()[:1]
         return f"the oldest is out for {oldest[0]}" if oldest else ""
+
+    def _watch_time(self) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            pool_clock.watch(self)
 
     def _on_do_connect(
         self,
@@ -222,7 +235,7 @@ class PoolFollower:
 
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         del connection
-        pool_clock.watch(self)
+        self._watch_time()
         with self.ledger.lock:
             if self._is_ours(record):
                 self.ledger.open(record)
@@ -323,6 +336,8 @@ class PoolFollower:
         self._series.used((holder.age, holder.route))
         if holder.is_leaked:
             self._watch.leak_returned(holder)
+            if self._is_latest:
+                self._watch.publish_leaks()
 
     def _publish(self) -> None:
         if self._is_latest:

@@ -34,7 +34,11 @@ class PoolWatch:
         self._series.connections.write()
         self._series.oldest_use.set(holders[0].age if holders else 0)
         self._series.oldest_wait.set(oldest_wait(pool))
-        self._series.leaked.set(sum(holder.is_leaked for holder in holders))
+        self.publish_leaks()
+
+    def publish_leaks(self) -> None:
+        """Tell how many connections are out that are taken for leaked."""
+        self._series.leaked.set(sum(holder.is_leaked for holder in self._ledger.holders()))
 
     def look_for_leaks(self) -> None:
         """Tell of each connection that has been out for too long, once."""
@@ -53,7 +57,6 @@ class PoolWatch:
     def leak_returned(self, holder: Holder) -> None:
         """Tell of one that was no leak."""
         self._series.leaks_returned.inc()
-        self._series.leaked.set(sum(other.is_leaked for other in self._ledger.holders()))
         logger.warning("a leaked connection came back after all, after %s", holder)
 
     def look_for_drift(self, pool: QueuePool) -> None:

@@ -24,6 +24,7 @@ from service.database import (
     instrument,
     process,
 )
+from service.database.pool_events import follower_of
 from service.database.pool_metrics import ROUTE_USE, USE_TIME, flush_observations
 from tests.database.conftest import MakeEngine, MakePool
 from tests.database.pools import PoolMetrics, ServerView, WatchedPool
@@ -596,6 +597,32 @@ def test_successor_with_the_same_name_is_what_the_metrics_tell_of(
     assert (metrics.used, metrics.idle) == (0, 1)
     successor.dispose()
     former.dispose()
+
+
+def test_what_becomes_of_a_former_engine_changes_no_gauge_of_its_successor(
+    make_engine: MakeEngine, kit_url: str, pool_name: str
+) -> None:
+    former, successor = (
+        make_engine(kit_url, pool_name=pool_name, pool_size=2, leak_threshold=0.001)
+        for _ in range(2)
+    )
+    metrics = PoolMetrics(pool_name)
+    watched = [follower for follower in map(follower_of, (former, successor)) if follower]
+    late, own = former.connect(), successor.connect()
+    try:
+        eventually(lambda: all(one.ledger.holders()[0].age > 0.001 for one in watched))
+        for follower in watched:
+            follower.tick()
+        assert metrics.value("leaked") == 1
+        late.close()
+        assert metrics.value("leaks_returned_total") == 1
+        assert metrics.value("leaked") == 1
+    finally:
+        own.close()
+    pool: Any = former.pool
+    pool.resize(40, 0)
+    pool.suspend()
+    assert (metrics.value("idle_max"), metrics.value("suspended")) == (2, 0)
 
 
 def test_collection_in_the_midst_of_an_event_neither_hangs_nor_drifts(
