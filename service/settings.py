@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
 
 from service.database.budget import (
     ConnectionDemand,
@@ -61,7 +62,8 @@ class Settings(LayeredSettings):
     termination_grace_seconds: Seconds | None = None
     # Workers are replaced after so many requests, or up to a tenth more; 0 is never.
     worker_max_requests: Annotated[int, Field(ge=0, le=10**9)] = 0
-    database: DatabaseSettings = Field(exclude=True)
+    # Never read from one variable: DATABASE may be somebody else's, and would be taken for JSON.
+    database: Annotated[DatabaseSettings, NoDecode] = Field(exclude=True)
 
     @model_validator(mode="before")
     @classmethod

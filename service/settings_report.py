@@ -16,6 +16,7 @@ from service.database.layered_settings import (
     ENV_FILE,
     LayeredSettings,
     environment_variables,
+    is_group,
     mounted_secrets,
     variable_name,
 )
@@ -70,7 +71,7 @@ def report_settings(settings: Settings, *further: LayeredSettings) -> list[Setti
     found: dict[str, SettingReport] = {}
     for group in groups:
         for field_name, field in type(group).model_fields.items():
-            if field_name == "database":
+            if is_group(field):
                 continue
             name = variable_name(type(group), field_name)
             value, source = getattr(group, field_name), sources.of(name)

@@ -23,7 +23,7 @@ def reported() -> dict[str, SettingReport]:
 def test_every_setting_is_told() -> None:
     groups = (Settings, DatabaseSettings, MigratorSettings)
     known = {name for group in groups for name in variable_names(group)}
-    assert set(reported()) == known - {"DATABASE"}
+    assert set(reported()) == known
 
 
 def test_sources_are_told_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

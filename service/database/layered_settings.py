@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -97,8 +98,18 @@ class LayeredSettings(BaseSettings):
 
 
 def variable_names(settings_cls: type[BaseSettings]) -> set[str]:
-    """The variables that a settings class reads, in upper case."""
-    return {variable_name(settings_cls, name) for name in settings_cls.model_fields}
+    """The variables that a settings class reads, in upper case; a group within it has its own."""
+    return {
+        variable_name(settings_cls, name)
+        for name, field in settings_cls.model_fields.items()
+        if not is_group(field)
+    }
+
+
+def is_group(field: FieldInfo) -> bool:
+    """Whether a field holds settings that are read by themselves."""
+    kind = field.annotation
+    return isinstance(kind, type) and issubclass(kind, LayeredSettings)
 
 
 def variable_name(settings_cls: type[BaseSettings], field_name: str) -> str:

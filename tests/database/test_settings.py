@@ -246,3 +246,15 @@ def test_short_key_of_cursors_is_refused_in_one_line() -> None:
     text = error_of(DATABASE_CURSOR_KEY=SECRET[:15])
     assert text.startswith("DATABASE_CURSOR_KEY: shorter than 16 characters; ")
     assert SECRET[:15] not in text
+
+
+def test_variable_and_secret_called_database_are_somebody_elses(
+    secrets_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets_directory / "database").write_text("catalog")
+    monkeypatch.setenv("DATABASE", "catalog")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "7")
+    assert load_settings().database.pool_size == 7
+    Path(".env").write_text("DATABASE=catalog")
+    monkeypatch.delenv("DATABASE")
+    assert load_settings().database.pool_size == 7
