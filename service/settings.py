@@ -134,14 +134,10 @@ class Settings(LayeredSettings):
         return self.admitted_requests if self.admission_queue is None else self.admission_queue
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from arguments, files, variables and `.env`, in falling order.
-
-    Args:
-        overrides: Values that win over every source, by field name.
+def load_settings() -> Settings:
+    """Read the settings from files, variables and `.env`, in falling order.
 
     Raises:
         SettingsError: A value is wrong, or a `DATABASE_*` name unknown; the text is one line.
     """
-    overrides.setdefault("database", DatabaseSettings.load())
-    return Settings.load(**overrides)
+    return Settings.load(database=DatabaseSettings.load())
