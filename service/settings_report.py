@@ -114,6 +114,7 @@ def _followed(settings: Settings) -> Mapping[str, tuple[Any, str]]:
         asyncio_url = None
     return {
         "LOG_FORMAT": (settings.log_format, "follows ENVIRONMENT"),
+        "DRAIN_SECONDS": (settings.drain_seconds, "follows ENVIRONMENT"),
         "ADMISSION_LIMIT": (settings.admitted_requests, "follows DATABASE_POOL_SIZE"),
         "ADMISSION_QUEUE": (settings.queued_requests, "follows ADMISSION_LIMIT"),
         "DATABASE_URL": (database.sync_url, _DEFAULT),

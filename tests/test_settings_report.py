@@ -38,6 +38,12 @@ def test_sources_are_told_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     secret.write_text("43\n", encoding="utf-8")
     monkeypatch.setenv(f"{NAMES[2]}_FILE", str(secret))
     assert told() == [(21, ".env"), (32, "variable"), (43, f"file {secret}")]
+    # An empty one is none.
+    monkeypatch.setenv(NAMES[1], "")
+    monkeypatch.setenv(f"{NAMES[2]}_FILE", "")
+    assert told() == [(21, ".env"), (22, ".env"), (33, "variable")]
+    (tmp_path / ".env").write_text(f"{NAMES[2]}_FILE={secret}", encoding="utf-8")
+    assert told() == [(5, "default"), (5, "default"), (43, f"file {secret}")]
 
 
 def told() -> list[tuple[object, str]]:
@@ -51,7 +57,8 @@ def test_what_follows_from_others_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert not found["DATABASE_URL"].is_set
     assert found["ADMISSION_LIMIT"].value == 10
     assert found["ADMISSION_LIMIT"].source == "follows DATABASE_POOL_SIZE"
-    assert found["LOG_FORMAT"].source == "follows ENVIRONMENT"
+    for name in ("LOG_FORMAT", "DRAIN_SECONDS"):
+        assert found[name].source == "follows ENVIRONMENT"
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:pw@db/shop?sslmode=require")
     found = reported()
     assert found["DATABASE_URL_ASYNC"].value == "postgresql+asyncpg://me:***@db/shop?ssl=require"

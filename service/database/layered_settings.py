@@ -122,6 +122,8 @@ def variable_name(settings_cls: type[BaseSettings], field_name: str) -> str:
 def environment_variables() -> dict[str, str]:
     """The process's variables over those of `.env`, names in upper case.
 
+    An empty one hides nothing, as the settings take it for none.
+
     Raises:
         SettingsError: `.env` cannot be read.
     """
@@ -129,8 +131,10 @@ def environment_variables() -> dict[str, str]:
         from_file = dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(str(ENV_FILE), error) from None
-    merged = {**{name: value or "" for name, value in from_file.items()}, **os.environ}
-    return {name.upper(): value for name, value in merged.items()}
+    merged = {name.upper(): value or "" for name, value in from_file.items()}
+    for name, value in os.environ.items():
+        merged[name.upper()] = value or merged.get(name.upper(), "")
+    return merged
 
 
 def mounted_secrets() -> dict[str, Path]:
