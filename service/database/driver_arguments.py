@@ -7,6 +7,7 @@ from sqlalchemy.engine import URL
 from service.database.network_loss import SESSION_PARAMETERS
 from service.database.settings import DatabaseSettings
 from service.database.sqlite import BUSY_SECONDS
+from service.database.urls import url_timeout
 
 APPLICATION_NAME: Final = "tidegate"
 # How often PostgreSQL (14 or newer) looks whether the client of a running query is still there: a
@@ -39,7 +40,7 @@ def driver_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             }
         case "postgresql+asyncpg":
             return {
-                "timeout": settings.connect_timeout,
+                "timeout": url_timeout(url, settings.connect_timeout),
                 "server_settings": {
                     "application_name": APPLICATION_NAME,
                     **_session_parameters(settings),
@@ -57,7 +58,8 @@ def driver_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             )
             return {name: value for name, value in ours.items() if name not in url.query}
         case _:
-            return {"timeout": BUSY_SECONDS, "check_same_thread": False}
+            # Its connections go from thread to thread, whatever the URL says.
+            return {"timeout": url_timeout(url, BUSY_SECONDS), "check_same_thread": False}
 
 
 def _session_parameters(settings: DatabaseSettings) -> dict[str, str]:

@@ -10,6 +10,8 @@ from service.database.deadline import current_limit
 
 # How long a writer waits for another; SQLite's own default is to fail at once.
 BUSY_SECONDS: Final = 5.0
+# Where a connection's own such time stands in `ConnectionPoolEntry.info`.
+_OWN_BUSY_SECONDS: Final = "tidegate.busy_seconds"
 
 
 def prepare_sqlite(engine: Engine) -> None:
@@ -19,9 +21,11 @@ def prepare_sqlite(engine: Engine) -> None:
 
 
 def _set_pragmas(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    del record
     cursor = connection.cursor()
     try:
+        cursor.execute("PRAGMA busy_timeout")
+        (milliseconds,) = cursor.fetchone() or (0,)
+        record.info[_OWN_BUSY_SECONDS] = milliseconds / 1000
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -39,7 +43,8 @@ def _begin(connection: Connection) -> None:
     if connection.dialect.detect_autocommit_setting(driver):
         return
     limit = current_limit()
-    if limit is None or limit.remaining >= BUSY_SECONDS:
+    own = connection.connection.info.get(_OWN_BUSY_SECONDS, BUSY_SECONDS)
+    if limit is None or limit.remaining >= own:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         return
     # An interrupt does not end this wait.
@@ -47,7 +52,7 @@ def _begin(connection: Connection) -> None:
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
-        _set_busy_timeout(driver, BUSY_SECONDS)
+        _set_busy_timeout(driver, own)
 
 
 def _set_busy_timeout(driver: Any, seconds: float) -> None:

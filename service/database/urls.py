@@ -1,5 +1,6 @@
 """Which database URLs the kit takes, and how a sync URL becomes its asyncio twin."""
 
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -50,6 +51,8 @@ _PYMYSQL: Final = frozenset({
     "ssl_ca", "ssl_capath", "ssl_cert", "ssl_check_hostname", "ssl_cipher", "ssl_key",
 })  # fmt: skip
 _AIOMYSQL: Final = frozenset({"connect_timeout", "program_name", "unix_socket"})
+# Those whose own parameter `timeout` is in seconds: to connect, or for SQLite to wait for a writer.
+_TIMED: Final = frozenset({"postgresql+asyncpg", "sqlite+pysqlite", "sqlite+aiosqlite"})
 _COUNTERPARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "postgresql+asyncpg": _LIBPQ_TO_ASYNCPG,
     "mariadb+aiomysql": {name: name for name in _AIOMYSQL},
@@ -93,6 +96,8 @@ def parse_url(text: str, setting: str, *, asyncio: bool = False) -> URL:
     url = url.set(drivername=driver)
     if driver.startswith("mariadb"):
         _refuse_parameters(url, _AIOMYSQL if asyncio else _PYMYSQL, setting)
+    elif driver in _TIMED:
+        _refuse_wrong_timeout(url, setting)
     return url
 
 
@@ -113,6 +118,17 @@ def async_url(url: URL) -> URL:
             " set DATABASE_URL_ASYNC as well"
         )
     return twin.set(query={names[key]: value for key, value in url.query.items()})
+
+
+def url_timeout(url: URL, otherwise: float) -> float:
+    """The driver's own `timeout` that a URL gives, in seconds.
+
+    Args:
+        url: One that `parse_url` gave.
+        otherwise: What it is where the URL gives none.
+    """
+    given = url.query.get("timeout")
+    return float(given) if isinstance(given, str) else otherwise
 
 
 def is_memory(url: URL) -> bool:
@@ -145,6 +161,12 @@ def _refuse_parameters(url: URL, known: AbstractSet[str], setting: str) -> None:
             f"{setting}: {url.get_driver_name()} is not given {', '.join(unknown)} by the URL;"
             f" take out what is not one of {', '.join(sorted(known))}"
         )
+
+
+def _refuse_wrong_timeout(url: URL, setting: str) -> None:
+    given = url.query.get("timeout", "0")
+    if not isinstance(given, str) or not re.fullmatch(r"\d{1,5}(\.\d+)?", given):
+        raise UnsupportedUrlError(f"{setting}: write its timeout as a number of seconds, once")
 
 
 def _example(drivers: dict[str, str]) -> str:

@@ -18,6 +18,8 @@ from service.database import (
     create_db_engine,
     process,
 )
+from service.database.deadline import time_limit
+from service.database.driver_arguments import driver_arguments
 from service.database.pool import AsyncMeteredQueuePool, MeteredQueuePool
 from service.database.urls import async_url, parse_url
 from tests.support.forking import in_child
@@ -289,3 +291,26 @@ def test_forked_child_has_asyncio_connections_of_its_own(
         await process.async_engine.dispose()
 
     anyio.run(scenario)
+
+
+def test_timeout_of_an_sqlite_url_stays_so_also_after_a_shorter_limit(tmp_path: Path) -> None:
+    engine = create_db_engine(f"sqlite:///{tmp_path / 'own.db'}?timeout=90", pool_name="test")
+    assert scalar(engine, "PRAGMA busy_timeout") == 90_000
+    with time_limit(60):
+        assert scalar(engine, "PRAGMA busy_timeout") == 90_000
+    engine.dispose()
+
+
+def test_timeout_of_an_asyncpg_url_is_the_drivers_to_connect(kit_url: str) -> None:
+    url = kit_url.replace("postgresql://", "postgresql+asyncpg://")
+    settings = DatabaseSettings(url=kit_url, url_async=f"{url}?timeout=33.5", connect_timeout=3)
+    assert driver_arguments(settings.asyncio_url, settings)["timeout"] == 33.5
+
+    async def ask() -> object:
+        engine = create_async_db_engine(settings=settings, pool_name="test")
+        async with engine.connect() as connection:
+            answer = await connection.scalar(text("SELECT 42"))
+        await engine.dispose()
+        return answer
+
+    assert anyio.run(ask) == 42

@@ -113,3 +113,10 @@ async def _answer_async(url: str) -> object:
             return (await connection.execute(text("SELECT 42"))).scalar_one()
     finally:
         await engine.dispose()
+
+
+@pytest.mark.parametrize("query", ["timeout=soon", "timeout=-1", "timeout=1&timeout=2"])
+def test_timeout_that_is_no_number_is_refused(query: str) -> None:
+    for url, is_async in (("sqlite:///x.db", False), ("postgresql+asyncpg://db/x", True)):
+        with pytest.raises(UnsupportedUrlError, match="write its timeout as a number"):
+            parse_url(f"{url}?{query}", "DATABASE_URL", asyncio=is_async)
