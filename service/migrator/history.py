@@ -53,6 +53,10 @@ _history = Table(
     Column("release", String(64), nullable=False),
 )
 
+# What was applied before there was this table comes first.
+_IN_ORDER: Final = select(_history).order_by(
+    _history.c.applied_at.is_not(None), _history.c.applied_at, _history.c.revision
+)
 _READERS: Final = text(f"""
     SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
     FROM pg_class c CROSS JOIN aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
@@ -92,7 +96,7 @@ def checksum_of(script: Script) -> str:
 
 
 def read_history(connection: Connection) -> dict[str, AppliedRevision] | None:
-    """What the database remembers, by revision.
+    """What the database remembers, by revision, in the order in which it was applied.
 
     Returns:
         None where there is nothing that could be read: no such table, or no right to.
@@ -104,7 +108,7 @@ def read_history(connection: Connection) -> dict[str, AppliedRevision] | None:
     elif not inspect(connection).has_table(HISTORY_TABLE):
         return None
     try:
-        rows = connection.execute(select(_history)).mappings().all()
+        rows = connection.execute(_IN_ORDER).mappings().all()
     except SQLAlchemyError:
         return None
     return {
