@@ -78,8 +78,8 @@ class Retrier:
             LockRetriesError: Others held what it needs for as long as it was tried.
             UnreachableError: The connection was lost; what was not finished is rolled back.
             StoppedError: Somebody stopped it; the same.
-            MigrationError: It failed; the same. On MariaDB, where each DDL statement commits, what
-                it did before stays.
+            MigrationError: It failed, whatever it raised; the same. On MariaDB, where each DDL
+                statement commits, what it did before stays.
         """
         retry = _Retry(time.monotonic() + self._budget)
         attempts = 0
@@ -89,7 +89,9 @@ class Retrier:
                 set_timeouts(self._connection, lock=lock, statement=statement)
                 with self._watch.watching(name), self._cancellation.guarding(self._interrupt):
                     work()
-            except (SQLAlchemyError, CommandError) as error:
+            except MigrationError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a revision is a program, and may do anything
                 reason = self._reason_to_retry(name, error)
                 pause = retry.pause_after(name, error, self._watch.seen)
                 self._events.emit(
@@ -125,8 +127,15 @@ class Retrier:
         if not isinstance(failure, LockNotAvailable | DeadlockDetected):
             # What to know where a revision is not rolled back.
             left = _LEFT_BEHIND if connection.dialect.name == "mariadb" else ""
-            raise MigrationError(f"{name} failed: {first_line(error)}{left}") from error
+            raise MigrationError(f"{name} failed: {_in_words(error)}{left}") from error
         return failure.reason
+
+
+def _in_words(error: Exception) -> str:
+    """An error in one line: the text of one that was raised to be read, or what kind it is."""
+    if isinstance(error, SQLAlchemyError | CommandError):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
 
 
 class _Retry:

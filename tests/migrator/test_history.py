@@ -63,6 +63,24 @@ def test_revision_that_fails_is_not_remembered(
     assert ("undo that by hand" in str(failed.value)) is is_kept
 
 
+def test_revision_that_is_wrong_in_any_way_is_40(
+    history: History, empty_url: str, engine: Engine
+) -> None:
+    history.add("a1", _CREATE, downgrade="raise NotImplementedError")
+    path = history.add("a2", f'{_ADD}\n{{}}["secret"]')
+    result = history.invoke(empty_url, "up", "--json")
+    assert (result.code, result.json["exit_code"]) == (40, 40)
+    assert result.json["error"].startswith("a2 failed: KeyError: 'secret'")
+    assert [*remembered(engine)] == ["a1"]
+    columns = [column["name"] for column in inspect(engine).get_columns("things")]
+    assert ("size" in columns) is (engine.dialect.name == "mariadb")
+    path.write_text(path.read_text().replace(_ADD, "").replace('{}["secret"]', "pass"))
+    assert history.invoke(empty_url, "up").code == 0
+    down = history.invoke(empty_url, "down", "--yes", "--json", "base")
+    assert down.code == 40
+    assert down.json["error"].startswith("a1 failed: NotImplementedError")
+
+
 def test_edited_file_of_an_applied_revision_is_34(history: History, empty_url: str) -> None:
     history.add("a1", _CREATE)
     path = history.add("a2", _ADD)
