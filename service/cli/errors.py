@@ -5,6 +5,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.database import SettingsError
 from service.database.failures import SchemaMismatch, classify
 from service.migrator.errors import ExitCode, MigrationError
+from service.migrator.running import of_database
 from service.web.control_directory import ControlError
 
 
@@ -25,4 +26,5 @@ def explain(error: Exception) -> tuple[str | None, int]:
         return "the schema is behind this release; run `tidegate migrate up`", ExitCode.BEHIND
     if failure is None:
         return None, 1
-    return f"the database failed: {failure.reason}", ExitCode.UNREACHABLE
+    ended = of_database(error)
+    return str(ended), ended.exit_code

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import SettingsError
-from service.database.failures import classify
+from service.database.failures import DatabaseFailure, classify
 from service.migrator.cancellation import Cancellation
 from service.migrator.errors import ExitCode, MigrationError, UnreachableError, first_line
 from service.migrator.events import Event, Events, Sink
@@ -84,16 +84,22 @@ def run(
             _deliver(metrics, limits, events)
 
 
+def of_database(error: SQLAlchemyError) -> MigrationError:
+    """What a command ends with for an error of the database's that nobody foresaw."""
+    failure = classify(error)
+    # One of no kind of its own was the answer of a database that can be reached.
+    if failure is None or type(failure) is DatabaseFailure:
+        return MigrationError(first_line(error))
+    return UnreachableError(f"the database failed: {failure.reason}")
+
+
 def _foreseen(work: Callable[[Runner], ResultT], runner: Runner) -> ResultT:
     try:
         return work(runner)
     except SQLAlchemyError as error:
         if runner.cancellation.is_requested:
             raise runner.cancellation.error() from error
-        failure = classify(error)
-        if failure is None:
-            raise MigrationError(first_line(error)) from error
-        raise UnreachableError(f"the database failed: {failure.reason}") from error
+        raise of_database(error) from error
 
 
 def _deliver(metrics: RunMetrics, limits: MigratorSettings, events: Events) -> None:

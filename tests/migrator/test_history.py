@@ -249,6 +249,17 @@ def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
         engine.dispose()
 
 
+def test_role_that_may_not_read_the_version_is_no_database_that_cannot_be_reached(
+    history: History, empty_postgres_url: str
+) -> None:
+    history.add("a1", _CREATE)
+    history.runner(empty_postgres_url).up()
+    with temporary_role(empty_postgres_url, f"blind_{worker_name()}") as url:
+        result = history.invoke(url, "status", "--json")
+    assert result.code == 40
+    assert "permission denied for table alembic_version" in result.json["error"]
+
+
 def test_bookkeeping_is_no_difference_between_models_and_database(
     empty_url: str, engine: Engine
 ) -> None:
