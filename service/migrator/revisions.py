@@ -1,6 +1,7 @@
 """The revisions of this release, and where a database stands among them."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -64,10 +65,10 @@ class Revisions:
             HeadsError: There are several, or none.
         """
         heads = self.scripts.get_heads()
-        if len(heads) != 1:
-            raise HeadsError(
-                f"{len(heads)} heads ({', '.join(heads)}); join them with `alembic merge heads`"
-            )
+        if not heads:
+            raise HeadsError(f"there is no revision in {self.versions}")
+        if len(heads) > 1:
+            raise HeadsError(complaint_of_heads(heads))
         return heads[0]
 
     @cached_property
@@ -137,7 +138,8 @@ class Revisions:
         state = SchemaState.BEHIND if pending else SchemaState.CURRENT
         return SchemaStatus(state, current[0] if current else None, self.head, pending)
 
-    def title(self, revision: str) -> str:
-        """A revision with the first line of its description."""
-        script = self.known.get(revision)
-        return f"{revision} {script.doc}" if script else revision
+
+def complaint_of_heads(heads: Sequence[str]) -> str:
+    """What is wrong with several last revisions, and what to do about it."""
+    words = ", ".join(heads)
+    return f"{len(heads)} heads ({words}): have one follow the other by its down_revision"

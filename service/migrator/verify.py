@@ -15,7 +15,7 @@ from alembic.util.exc import CommandError
 from service.migrator.errors import ExitCode
 from service.migrator.lint.findings import Finding, line_of
 from service.migrator.phases import Phase
-from service.migrator.revisions import Revisions
+from service.migrator.revisions import Revisions, complaint_of_heads
 
 _NAME: Final = re.compile(r"(\d{4}_\d{2}_\d{2}_\d{4})-([0-9a-z_]+?)_(\w+)\.py")
 _GRAPH: Final = "graph"
@@ -100,9 +100,7 @@ def _heads(revisions: Revisions, by_id: Mapping[str, ModuleType]) -> Iterator[Fi
         yield Finding(revisions.versions, 1, _GRAPH, str(error).splitlines()[0])
         return
     if len(heads) > 1:
-        words = ", ".join(heads)
-        message = f"{len(heads)} heads ({words}): have one follow the other by its down_revision"
-        yield _finding(by_id[heads[-1]], "down_revision", _GRAPH, message)
+        yield _finding(by_id[heads[-1]], "down_revision", _GRAPH, complaint_of_heads(heads))
 
 
 def _file(module: ModuleType) -> Iterator[Finding]:

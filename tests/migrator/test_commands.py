@@ -99,6 +99,13 @@ def test_two_heads_are_31(history: History, empty_url: str) -> None:
         assert "a2" in result.json["error"]
         assert "b2" in result.json["error"]
 
+        assert "have one follow the other" in result.json["error"]
+
+
+def test_release_without_a_revision_is_31(history: History, empty_url: str) -> None:
+    result = history.invoke(empty_url, "up", "--json")
+    assert result.code == 31
+    assert result.json["error"] == f"there is no revision in {history.directory}"
 
 def test_status_and_wait_of_a_database_behind_are_20(history: History, empty_url: str) -> None:
     history.add("a1", _CREATE)
