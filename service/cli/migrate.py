@@ -155,10 +155,15 @@ def plan(  # noqa: PLR0913, PLR0917 - options, each with a default
 ) -> None:
     """Show what `up` would do, and change nothing."""
     from service.cli.output import replacing
+    from service.migrator.errors import UsageError
     from service.migrator.inspection import PlannedRevision, make_plan
     from service.migrator.released import last_released
 
     def work(runner: "Runner") -> list[PlannedRevision]:
+        if since is not None and dialect is None:
+            raise UsageError("--since needs --dialect: a database knows where it stands")
+        if since is not None and start is not None:
+            raise UsageError("--since and --from both say where to begin: give one of them")
         first = start if since is None else last_released(runner.revisions, since)
         planned = make_plan(runner, dialect_name=dialect, start=first)
         if output is not None:

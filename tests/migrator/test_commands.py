@@ -164,7 +164,15 @@ def test_plan_without_a_database(history: History) -> None:
         words = ("plan", "--dialect", dialect, "--from", "a1", "--json")
         (planned,) = history.invoke(nowhere, *words).json["revisions"]
         assert "ADD COLUMN size" in planned["sql"]
-    assert history.invoke(nowhere, "plan", "--dialect", "oracle").code == ExitCode.USAGE
+    for options, complaint in (
+        ("--dialect oracle", "--dialect"),
+        ("--from a1", "--from needs --dialect"),
+        ("--since HEAD", "--since needs --dialect"),
+        ("--dialect sqlite --since HEAD --from a1", "--since and --from"),
+    ):
+        refused = history.invoke(nowhere, "plan", *options.split(), "--json")
+        assert refused.code == ExitCode.USAGE
+        assert complaint in refused.json["error"]
 
 
 def test_down_takes_back_and_refuses_what_cannot_be(
