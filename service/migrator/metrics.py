@@ -6,10 +6,13 @@ last success stays what it was when a run fails, so that an alert can ask how lo
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prometheus_client import CollectorRegistry, Metric, pushadd_to_gateway, write_to_textfile
+from prometheus_client.exposition import basic_auth_handler
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -86,13 +89,20 @@ class RunMetrics(Collector):
         """Send them to a Pushgateway, within 5 s. What they do not name stays there.
 
         Args:
-            url: Its address.
+            url: Its address; a user and a password in it are sent by HTTP Basic authentication.
 
         Raises:
             OSError: It cannot be reached, or refuses them.
         """
         self._last_success = None
-        pushadd_to_gateway(url, job=_JOB, registry=self._registry(), timeout=_PUSH_SECONDS)
+        address, user, password = _without_userinfo(url)
+        pushadd_to_gateway(
+            address,
+            job=_JOB,
+            registry=self._registry(),
+            timeout=_PUSH_SECONDS,
+            handler=partial(basic_auth_handler, username=user, password=password),
+        )
 
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
@@ -102,6 +112,15 @@ class RunMetrics(Collector):
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"service_migration_{name}", documentation, value=value)
+
+
+def _without_userinfo(url: str) -> tuple[str, str | None, str | None]:
+    """An address, the user and the password, which urllib would take for a part of the host."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.username is None:
+        return url, None, None
+    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return address, unquote(parts.username), unquote(parts.password or "")
 
 
 def _last_success(path: Path) -> float | None:

@@ -28,5 +28,5 @@ class MigratorSettings(LayeredSettings):
     scratch_url: SecretStr | None = None
     # Where the node exporter's textfile collector looks.
     metrics_file: Path | None = None
-    # It may hold a password.
+    # It may hold a user and a password.
     pushgateway_url: SecretStr | None = None

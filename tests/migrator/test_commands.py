@@ -3,6 +3,7 @@
 import io
 import re
 import threading
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +99,6 @@ def test_two_heads_are_31(history: History, empty_url: str) -> None:
         assert (result.code, result.json["exit_code"]) == (31, 31), command
         assert "a2" in result.json["error"]
         assert "b2" in result.json["error"]
-
         assert "have one follow the other" in result.json["error"]
 
 
@@ -106,6 +106,7 @@ def test_release_without_a_revision_is_31(history: History, empty_url: str) -> N
     result = history.invoke(empty_url, "up", "--json")
     assert result.code == 31
     assert result.json["error"] == f"there is no revision in {history.directory}"
+
 
 def test_status_and_wait_of_a_database_behind_are_20(history: History, empty_url: str) -> None:
     history.add("a1", _CREATE)
@@ -256,18 +257,18 @@ def test_new_compares_the_models_with_a_current_database(
 
 
 class Gateway(HTTPServer):
-    """What a Pushgateway takes: remembers method, path and body of each push."""
+    """What a Pushgateway takes: remembers method, path, body and authorization of each push."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Push)
-        self.pushes: list[tuple[str, str, str]] = []
+        self.pushes: list[tuple[str, str, str, str | None]] = []
 
 
 class _Push(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         server: Any = self.server
-        server.pushes.append((self.command, self.path, body))
+        server.pushes.append((self.command, self.path, body, self.headers["Authorization"]))
         self.send_response(202)
         self.end_headers()
 
@@ -304,12 +305,15 @@ def test_metrics_are_written_and_the_last_success_stays(
     assert [path.name for path in tmp_path.glob("*.prom*")] == ["tidegate.prom"]
 
 
-def test_metrics_are_pushed(history: History, empty_postgres_url: str) -> None:
+@pytest.mark.parametrize(("userinfo", "sent"), [("", None), ("me:t%40ger@", b"me:t@ger")])
+def test_metrics_are_pushed(
+    history: History, empty_postgres_url: str, userinfo: str, sent: bytes | None
+) -> None:
     history.add("a1", _CREATE)
     gateway = Gateway()
     thread = threading.Thread(target=gateway.serve_forever)
     thread.start()
-    address = f"http://127.0.0.1:{gateway.server_port}"
+    address = f"http://{userinfo}127.0.0.1:{gateway.server_port}"
     try:
         pushed = history.invoke(empty_postgres_url, "up", MIGRATE_PUSHGATEWAY_URL=address)
     finally:
@@ -317,9 +321,10 @@ def test_metrics_are_pushed(history: History, empty_postgres_url: str) -> None:
         thread.join()
         gateway.server_close()
     assert pushed.code == 0
-    ((method, path, body),) = gateway.pushes
+    ((method, path, body, authorization),) = gateway.pushes
     # POST leaves what it does not name: after a failure, the time of the last success.
     assert (method, path) == ("POST", "/metrics/job/tidegate_migrate")
+    assert authorization == (f"Basic {b64encode(sent).decode()}" if sent else None)
     assert values(body)["service_migration_revisions"] == 1
     assert "service_migration_last_success_timestamp_seconds" in body
 
