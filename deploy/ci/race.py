@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from service.database import DatabaseSettings
@@ -25,30 +26,31 @@ def main() -> int:
     applied = Counter(
         revision["revision"] for _, told in ended for revision in told.get("revisions", ())
     )
-    expected = Counter(Revisions().known)
     for number, (code, told) in enumerate(ended, 1):
         words = told.get("error") or f"applied {len(told.get('revisions', ()))}"
         print(f"runner {number}: exit {code}, {words}")
-    is_fair = applied == Counter(dict.fromkeys(expected, 1))
+    is_fair = applied == Counter([*Revisions().known])
     print("each revision was applied once" if is_fair else f"applied: {dict(applied)}")
     return 0 if is_fair and all(code == 0 for code, _ in ended) else 1
 
 
 def _race(url: str) -> list[tuple[int, dict[str, Any]]]:
-    runners = [
-        subprocess.Popen(
-            [sys.executable, "-m", "service", "migrate", "up", "--json"],
-            env={**os.environ, "DATABASE_URL": url, "MIGRATE_DATABASE_URL": url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for _ in range(_RUNNERS)
-    ]
-    return [
-        (runner.wait(), json.loads(output or "{}"))
-        for runner, (output, _) in [(runner, runner.communicate()) for runner in runners]
-    ]
+    # Each waits for its end in a thread: one whose pipe is full would hold up all the others.
+    with ThreadPoolExecutor(_RUNNERS) as runners:
+        return [*runners.map(_run, [url] * _RUNNERS)]
+
+
+def _run(url: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "migrate", "up", "--json"],
+        env={**os.environ, "DATABASE_URL": url, "MIGRATE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # One that fails before it can say so in JSON says it there.
+    lines = done.stderr.splitlines() or ["said nothing"]
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": lines[-1]}
 
 
 if __name__ == "__main__":
