@@ -46,11 +46,14 @@ def local_script() -> str:
 SCRIPTS = {"github": github_script, "gitlab": gitlab_script, "local": local_script}
 
 
+SINCE = '${since[@]+"${since[@]}"}'
+
+
 def commands(script: str) -> list[list[str]]:
     """The words behind `tidegate` of each call."""
     joined = script.replace("\\\n", " ")
     lines = re.findall(r'tidegate"? (migrate .*)', joined)
-    return [shlex.split(line.partition(">")[0].replace('"${since[@]}"', "")) for line in lines]
+    return [shlex.split(line.partition(">")[0].replace(SINCE, "")) for line in lines]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
