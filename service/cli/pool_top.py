@@ -1,5 +1,7 @@
 """`tidegate pool top`: the pools as they are, again and again."""
 
+import os
+import re
 import select
 import sys
 import termios
@@ -21,6 +23,10 @@ from service.web.control_client import WorkerReply
 from service.web.control_directory import ControlError
 
 _INTERRUPTED = 130
+# A key with a name, such as an arrow, is Escape with something behind it.
+_KEY = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|\x1b.|.", re.DOTALL)
+_END_OF_INPUT = "\x04"
+_QUIT = ("q", "Q", "\x1b", _END_OF_INPUT)
 Look = Callable[[], Sequence[WorkerReply]]
 
 
@@ -57,17 +63,17 @@ def _watch_live(
     console: Console, look: Look, turns: Iterator[int] | range, interval: float, order: Order
 ) -> None:
     orders = [*Order]
-    with _keys() as key, Live(console=console, screen=True, auto_refresh=False) as live:
+    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         for _ in turns:
             live.update(_frame(look, order), refresh=True)
             deadline = time.monotonic() + interval
             while (left := deadline - time.monotonic()) > 0:
-                match key(left):
-                    case "q" | "Q" | "\x1b":
-                        return
-                    case "s":
-                        order = orders[(orders.index(order) + 1) % len(orders)]
-                        break
+                keys = pressed(left)
+                if not {*keys}.isdisjoint(_QUIT):
+                    return
+                if steps := keys.count("s"):
+                    order = orders[(orders.index(order) + steps) % len(orders)]
+                    break
 
 
 def _frame(look: Look, order: Order) -> RenderableType:
@@ -82,17 +88,20 @@ def _frame(look: Look, order: Order) -> RenderableType:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Read keys one by one, without showing them."""
+def _keys() -> Iterator[Callable[[float], list[str]]]:
+    """Read what keys are pressed within some seconds, without showing them."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
 
-    def key(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
+    def pressed(seconds: float) -> list[str]:
+        if not select.select([descriptor], [], [], seconds)[0]:
+            return []
+        # Not by sys.stdin: what that reads ahead, select does not see.
+        read = os.read(descriptor, 64).decode(errors="replace")
+        return _KEY.findall(read) or [_END_OF_INPUT]
 
     try:
-        yield key
+        yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
