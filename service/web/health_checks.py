@@ -23,7 +23,7 @@ from service.database import (
 from service.database.advice import failure_advice
 from service.database.failures import DatabaseFailure, SchemaMismatch, classify
 from service.database.pool_waits import RecentWaits
-from service.database.urls import is_memory
+from service.database.urls import is_memory, sqlite_file
 from service.settings import Settings
 from service.web.health_monitor import HealthMonitor
 from service.web.health_state import PASSED, STARTING, Outcome, Status
@@ -133,8 +133,8 @@ def health_monitor(settings: Settings, engine: Engine, read_schema: ReadSchema) 
     monitor.register("pool", PoolCheck(process.engine))
     if process.replica is not None:
         monitor.register("replica", check_replica)
-    if url.get_backend_name() == "sqlite" and url.database:
-        monitor.register("disk", DiskCheck(Path(url.database)))
+    if (file := sqlite_file(url)) is not None:
+        monitor.register("disk", DiskCheck(file))
     return monitor
 
 
