@@ -197,6 +197,9 @@ def locks(as_json: AsJson = False) -> None:
     columns = ("number", "application_name", "state", "query_start", "transaction_start")
 
     def show(found: Locks) -> None:
+        if not found.is_known:
+            typer.echo("the runner's lock: not known to SQLite, nor is who waits for whom")
+            return
         holder = found.holder.description if found.holder else "nobody"
         typer.echo(f"the runner's lock: {holder}")
         rows = []

@@ -49,16 +49,19 @@ class Locks:
     """Who holds what.
 
     Args:
-        holder: Who has the runner's lock; None if nobody has, or the database cannot tell.
+        holder: Who has the runner's lock; None if nobody has.
         waiting: Who waits for a lock, with those whom he waits for.
+        is_known: Whether the database knows any of it; SQLite does not.
     """
 
     holder: Session | None
     waiting: list[tuple[Session, list[Session]]]
+    is_known: bool
 
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         return {
+            "is_known": self.is_known,
             "holder": self.holder.as_event() if self.holder else None,
             "waiting": [
                 {**session.as_event(), "blockers": [one.as_event() for one in holders]}
@@ -128,7 +131,11 @@ def find_locks(runner: Runner) -> Locks:
         UnreachableError: The database does not answer.
     """
     with runner.connected() as engine, autocommit_engine(engine).connect() as connection:
-        return Locks(lock_holder(connection), waiting(connection))
+        return Locks(
+            lock_holder(connection),
+            waiting(connection),
+            is_known=connection.dialect.name != "sqlite",
+        )
 
 
 def _row(

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.database.urls import is_memory
+from service.database.urls import sqlite_file
 from service.migrator.cancellation import Cancellation
 from service.migrator.connections import ask
-from service.migrator.errors import LockBusyError
+from service.migrator.errors import LockBusyError, UsageError
 from service.migrator.events import Events
 from service.migrator.sessions import Session, holder_columns, read_sessions
 
@@ -54,16 +54,18 @@ def runner_lock(
 
     Raises:
         LockBusyError: Another one holds it for longer; names the holder.
+        UsageError: The file of SQLite's lock cannot be made.
         StoppedError: Somebody stopped it.
     """
     events, cancellation = events or Events(), cancellation or Cancellation()
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            if is_memory(engine.url):
-                # Nobody else can reach it.
+            file = sqlite_file(engine.url)
+            if file is None:
+                # It is in memory, where nobody else can reach it.
                 yield connection
                 return
-            with _file_lock(Path(f"{engine.url.database}.lock"), wait, events, cancellation):
+            with _file_lock(file.with_name(f"{file.name}.lock"), wait, events, cancellation):
                 yield connection
             return
         acquire, release = _SERVER_LOCKS[engine.dialect.name]
@@ -130,7 +132,7 @@ _HOLDERS: Final = {
 def _file_lock(
     path: Path, wait: float, events: Events, cancellation: Cancellation
 ) -> Iterator[None]:
-    with path.open("a+") as file:
+    with _opened(path) as file:
 
         def acquire() -> bool:
             try:
@@ -144,6 +146,16 @@ def _file_lock(
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a+")
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be opened: {error.strerror}; let this user write to the directory of"
+            " the database, where SQLite keeps its log, too"
+        ) from error
 
 
 def _file_holder(path: Path) -> Session | None:

@@ -225,6 +225,24 @@ def test_locks_show_who_holds_and_who_waits(history: History, empty_postgres_url
         writer.close()
 
 
+def test_lock_of_sqlite_is_a_file_that_nobody_can_ask_about(
+    history: History, tmp_path: Path
+) -> None:
+    history.add("a1", _CREATE)
+    url = f"sqlite:///file:{tmp_path / 'a%20b.db'}?uri=true"
+    shown = history.invoke(url, "locks")
+    assert (shown.code, "not known to SQLite" in shown.output) == (0, True)
+    assert not history.invoke(url, "locks", "--json").json["is_known"]
+    assert history.invoke(url, "up").code == 0
+    lock = tmp_path / "a b.db.lock"
+    lock.unlink()
+    lock.mkdir()
+    history.add("a2", _ADD)
+    refused = history.invoke(url, "up", "--json")
+    assert refused.code == ExitCode.USAGE
+    assert refused.json["error"].startswith(f"{lock} cannot be opened: Is a directory")
+
+
 def test_new_writes_a_revision_that_passes(history: History, empty_postgres_url: str) -> None:
     history.add("a1", _CREATE)
     behind = history.invoke(empty_postgres_url, "new", "Add all")
