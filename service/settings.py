@@ -13,6 +13,7 @@ from service.database.budget import (
 )
 from service.database.layered_settings import LayeredSettings, Seconds, SecondsOrOff, SettingsError
 from service.database.settings import DatabaseSettings, Environment
+from service.port import DEFAULT_PORT
 
 __all__ = ["DatabaseSettings", "Settings", "SettingsError", "load_settings"]
 
@@ -33,7 +34,7 @@ class Settings(LayeredSettings):
     log_level: LogLevel = "INFO"
     log_format: Literal["json", "console"] = "json"
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    port: Annotated[int, Field(ge=1, le=65_535)] = DEFAULT_PORT
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 1
     # Containers or pods that run at once, those of a rolling update included.
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1

@@ -4,9 +4,10 @@ No framework is imported here: `service.__main__` says why.
 """
 
 import http.client
-import os
 import sys
 from typing import Final
+
+from service.port import configured_port
 
 _TIMEOUT: Final = 3.0
 
@@ -22,7 +23,7 @@ def ask(name: str) -> int:
     Returns:
         0 if the answer is yes, 1 if it is no or does not come within 3 s.
     """
-    port = os.environ.get("PORT") or "8000"
+    port = configured_port()
     try:
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=_TIMEOUT)
         connection.request("GET", f"/{name}z")

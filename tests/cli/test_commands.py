@@ -109,6 +109,9 @@ def test_probe_asks_the_service_and_fails_without_one(sqlite_url: str, tmp_path:
         assert tidegate("probe", "live", PORT=port).returncode == 0
         assert tidegate("probe", "ready", PORT=port).returncode == 0
         assert tidegate("probe", "startup", PORT=port).returncode == 0
+        # Where the service finds it, the probe does.
+        (tmp_path / ".env").write_text(f"PORT={port}\n")
+        assert tidegate("probe", "live").returncode == 0
     result = tidegate("probe", "live", PORT=port)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
