@@ -1,6 +1,6 @@
 """What the doctor has found, and what is to be done about it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -74,10 +74,6 @@ class Findings:
             advice=advice,
             detail=detail,
         )
-
-
-# Looks at something, within some time, and never raises what it could tell.
-Look = Callable[[], Iterable[Finding]]
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:

@@ -19,8 +19,6 @@ from service.migrator.history import read_history
 from service.migrator.schema_status import SchemaState, SchemaStatus, status_ahead
 
 _FILE_NAME: Final = "%(year)d_%(month).2d_%(day).2d_%(hour).2d%(minute).2d-%(rev)s_%(slug)s"
-__all__ = ["Revisions", "SchemaState", "SchemaStatus"]
-
 ENVIRONMENT: Final = Path(*service.migrations.__path__)
 VERSIONS: Final = ENVIRONMENT / "versions"
 

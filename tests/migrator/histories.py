@@ -160,10 +160,10 @@ class Result:
         return value
 
 
-def finish(process: "subprocess.Popen[str]", errors: str = "") -> Result:
-    """Wait for a command; `errors` is what was read of it before."""
-    output, rest = process.communicate(timeout=270)
-    return Result(process.returncode, output, errors + rest)
+def finish(process: "subprocess.Popen[str]") -> Result:
+    """Wait for a command; what was read of it before is not in the result."""
+    output, errors = process.communicate(timeout=270)
+    return Result(process.returncode, output, errors)
 
 
 def read_until(process: "subprocess.Popen[str]", event: str) -> str:

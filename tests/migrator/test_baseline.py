@@ -10,8 +10,9 @@ from service.migrator.baseline import baseline
 from service.migrator.connections import migration_engine
 from service.migrator.errors import UsageError
 from service.migrator.history import read_history
-from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
+from service.migrator.revisions import Revisions
 from service.migrator.runner import make_runner, up
+from service.migrator.schema_status import SchemaState, SchemaStatus
 from service.migrator.scratch import Scratch
 
 

@@ -10,7 +10,6 @@ from service.database import DatabaseSettings
 from service.database.idempotency import RETENTION
 from service.database.types import UTCDateTime
 from service.migrator.errors import MigrationError
-from service.migrator.events import Event, Events
 from service.migrator.runner import Runner, make_runner
 
 _BEFORE: Final = "b4d9e27f61a0"
@@ -48,11 +47,9 @@ def ends(engine: Engine) -> list[tuple[datetime, datetime | None]]:
         return [(row.created_at, row.expires_at) for row in rows]
 
 
-def at(url: str, revision: str, told: list[Event] | None = None) -> Runner:
+def at(url: str, revision: str) -> Runner:
     """A runner for a database that has been brought up, and then back to a revision."""
-    runner = make_runner(
-        DatabaseSettings(url=url), events=Events(*([told.append] if told is not None else []))
-    )
+    runner = make_runner(DatabaseSettings(url=url))
     runner.up()
     runner.down(revision)
     return runner

@@ -13,7 +13,8 @@ from service.migrator.errors import LockBusyError, UnreachableError, UsageError
 from service.migrator.events import Event, Events
 from service.migrator.inspection import inspect_database
 from service.migrator.lock import LOCK_KEY, runner_lock
-from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
+from service.migrator.revisions import Revisions
+from service.migrator.schema_status import SchemaState, SchemaStatus
 from tests.support.database_server import running
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, ReplicaServer
@@ -71,7 +72,7 @@ def test_up_leaves_a_database_ahead_alone(empty_url: str, engine: Engine) -> Non
 def test_busy_lock_is_given_up_with_the_holder_named(empty_url: str, engine: Engine) -> None:
     with (
         runner_lock(engine, wait=0),
-        pytest.raises(LockBusyError, match=r"process|connection \d+ \(root@|locked") as busy,
+        pytest.raises(LockBusyError, match=r"process \d+ \(") as busy,
     ):
         migrate(empty_url, wait=0.3)
     assert busy.value.exit_code == 10
@@ -86,7 +87,7 @@ def test_lock_is_free_after_its_holder_died(postgres_url: str) -> None:
     with pytest.raises(LockBusyError), runner_lock(engine, wait=0):
         pass
     holder.close()
-    with runner_lock(engine, wait=5):
+    with runner_lock(engine, wait=30):
         pass
     engine.dispose()
 

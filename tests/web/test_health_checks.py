@@ -14,7 +14,8 @@ from service.database import DatabaseSettings, create_db_engine, process
 from service.database.pool_metrics import WAIT_TIME
 from service.database.pool_waits import RecentWaits
 from service.migrator.errors import HeadsError
-from service.migrator.revisions import Revisions, SchemaState, SchemaStatus
+from service.migrator.revisions import Revisions
+from service.migrator.schema_status import SchemaState, SchemaStatus
 from service.settings import Settings
 from service.web.health_checks import (
     DatabaseCheck,
