@@ -8,6 +8,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
+from service.cli.output import INTERRUPTED
+
 if TYPE_CHECKING:
     from service.product_catalog.files import BadLine, FileFormat
     from service.product_catalog.import_export import ImportResult, ImportStoppedError
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Load products from a file, or write them to one.", no_args_is_help=True)
 
 _USAGE: Final = 2
-_INTERRUPTED: Final = 130
 _BROKEN_PIPE: Final = 141
 _STANDARD_STREAM: Final = "-"
 _SUFFIXES: Final = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
@@ -76,7 +77,7 @@ def export_file(
     except OSError as error:
         _fail(f"{_shown(file, '<stdout>')}: {error.strerror}", 1)
     except KeyboardInterrupt:
-        _fail("interrupted", _INTERRUPTED)
+        _fail("interrupted", INTERRUPTED)
     typer.echo(f"wrote {_count(count, 'product')}", err=True)
 
 
@@ -162,7 +163,7 @@ def _explain(stopped: "ImportStoppedError", name: str) -> NoReturn:
     )
     cause = stopped.__cause__
     if isinstance(cause, KeyboardInterrupt):
-        _fail(f"interrupted; {kept}", _INTERRUPTED)
+        _fail(f"interrupted; {kept}", INTERRUPTED)
     if isinstance(cause, OSError):
         _fail(f"{name}: {cause.strerror}; {kept}", 1)
     line, code = explain(cause) if isinstance(cause, Exception) else (None, 1)

@@ -9,6 +9,7 @@ import typer
 from service.cli.migrate_output import Wait, print_table, run_command
 from service.cli.output import AsJson
 from service.migrator.errors import ExitCode
+from service.migrator.lint import OLDEST_POSTGRESQL
 from service.migrator.lint.formats import Format
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def lint(
     ] = Format.TEXT,
     pg_version: Annotated[
         str, typer.Option(help="The oldest PostgreSQL that the revisions are for.")
-    ] = "14.0",
+    ] = OLDEST_POSTGRESQL,
     output: Annotated[Path | None, typer.Option(help="Write them to a file as well.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,6 +1,5 @@
 """What `tidegate migrate` prints: tables for people, JSON for machines, events beside either."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from service.cli.output import wide_console
+from service.cli.output import print_json, wide_console
 
 if TYPE_CHECKING:
     from service.migrator.events import Sink
@@ -85,11 +84,6 @@ def run_command(  # noqa: PLR0913 - what a command consists of
         show(result)
     if code:
         raise typer.Exit(code)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print an object on standard output."""
-    typer.echo(json.dumps(value, default=str, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
+# As a shell tells of a process that SIGINT ended.
+INTERRUPTED: Final = 130
 # Where nobody watches, lines are not cut for a screen.
 _FILE_COLUMNS: Final = 200
 
@@ -65,8 +67,8 @@ def standard_output() -> Iterator[TextIO]:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON."""
-    typer.echo(json.dumps(value, indent=2))
+    """Print a value as JSON on standard output; what JSON has no type for, as text."""
+    typer.echo(json.dumps(value, default=str, indent=2))
 
 
 def wide_console() -> "Console":

@@ -17,12 +17,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from service.cli.output import wide_console
+from service.cli.output import INTERRUPTED, wide_console
 from service.cli.pool_tables import Order, report
 from service.web.control_client import WorkerReply
 from service.web.control_directory import ControlError
 
-_INTERRUPTED = 130
 # A key with a name, such as an arrow, is Escape with something behind it.
 _KEY = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|\x1b.|.", re.DOTALL)
 _END_OF_INPUT = "\x04"
@@ -47,7 +46,7 @@ def watch(look: Look, *, interval: float, order: Order, count: int) -> None:
         else:
             _print(console, look, turns, interval, order)
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _print(

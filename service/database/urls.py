@@ -30,6 +30,8 @@ ASYNC_DRIVERS: Final = {
     "mariadb+aiomysql": "mariadb+aiomysql",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
+# Where a server listens, unless the URL says.
+DEFAULT_PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
 _TWINS: Final = {
     "postgresql+psycopg2": "postgresql+asyncpg",
     "mariadb+pymysql": "mariadb+aiomysql",

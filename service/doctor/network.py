@@ -2,11 +2,10 @@
 
 import socket
 import time
-from typing import Final
 
 from sqlalchemy.engine import URL
 
-_PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
+from service.database.urls import DEFAULT_PORTS
 
 
 def network_complaint(url: URL, timeout: float) -> tuple[str, str] | None:
@@ -22,7 +21,7 @@ def network_complaint(url: URL, timeout: float) -> tuple[str, str] | None:
     host = url.host or _first(url.query.get("host"))
     if not host or host.startswith("/") or "," in host or "unix_socket" in url.query:
         return None
-    port = url.port or int(_first(url.query.get("port")) or _PORTS[url.get_backend_name()])
+    port = url.port or int(_first(url.query.get("port")) or DEFAULT_PORTS[url.get_backend_name()])
     deadline = time.monotonic() + timeout
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

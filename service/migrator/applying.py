@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from service.migrator.errors import MigrationError
 from service.migrator.events import Events
 from service.migrator.history import forget, record
-from service.migrator.phases import describe, irreversible_reason
+from service.migrator.phases import describe
 from service.migrator.retrying import Retrier
 from service.migrator.revisions import Revisions
 from service.migrator.settings import MigratorSettings
@@ -61,13 +61,11 @@ class Applier:
         self._apply(script, work, note, "applied")
 
     def downgrade(self, script: Script) -> None:
-        """Take back the revision that was applied last.
+        """Take back the revision that was applied last, which is not irreversible.
 
         Raises:
-            MigrationError: It cannot be taken back, or as `Retrier.run`.
+            MigrationError: As `Retrier.run`.
         """
-        if reason := irreversible_reason(script):
-            raise MigrationError(f"{script.revision} cannot be taken back: {reason}")
 
         def note(ctx: MigrationContext, **_: Any) -> None:
             forget(_connection_of(ctx), script.revision)

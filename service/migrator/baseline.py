@@ -7,7 +7,6 @@ from service.migrator.catalog import Difference
 from service.migrator.check import compare_with_database
 from service.migrator.errors import UsageError
 from service.migrator.history import adopt
-from service.migrator.lock import runner_lock
 from service.migrator.revisions import Revisions
 from service.migrator.runner import Runner
 from service.migrator.scratch import Scratch
@@ -31,12 +30,7 @@ def baseline(runner: Runner, scratch: Scratch) -> tuple[Difference, ...]:
     """
     revisions = runner.revisions
     head = revisions.head
-    with (
-        runner.connected() as engine,
-        runner_lock(
-            engine, wait=runner.wait, events=runner.events, cancellation=runner.cancellation
-        ) as connection,
-    ):
+    with runner.connected() as engine, runner.locked(engine) as connection:
         current = revisions.status(connection).current
         connection.commit()
         if current is not None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.database import DatabaseSettings, create_db_engine
 from service.database.failures import AuthenticationFailed, DatabaseMissing, classify
 from service.database.mariadb import connect_arguments
+from service.database.urls import DEFAULT_PORTS
 from service.migrator.cancellation import Cancellation
 from service.migrator.errors import UnreachableError
 from service.migrator.events import Events
@@ -35,7 +36,6 @@ _POOL: Final = {
 }
 # How soon PostgreSQL notices that a runner was killed, and frees its locks.
 _CONNECTION_CHECK_MILLISECONDS: Final = 500
-_PORTS: Final = {"postgresql": 5432, "mariadb": 3306}
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def place(engine: Engine) -> str:
     url = engine.url
     if url.get_backend_name() == "sqlite":
         return f"the database {url.database or ':memory:'}"
-    port = url.port or _PORTS[url.get_backend_name()]
+    port = url.port or DEFAULT_PORTS[url.get_backend_name()]
     return f"the database {url.database} at {url.host}:{port}"
 
 

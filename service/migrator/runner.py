@@ -81,7 +81,7 @@ class Runner:
             is_done = before.state is SchemaState.CURRENT and self._is_complete(before, history)
             if is_done and not accepted:
                 return before
-            with self._locked(engine) as connection:
+            with self.locked(engine) as connection:
                 # The runner that had the lock may have done it all.
                 now, history = self._look(engine, accepted)
                 retrier = self._retrier(engine, connection)
@@ -108,7 +108,7 @@ class Runner:
             MigrationError: As `up`, or one of them cannot be taken back: then none is.
         """
         self._check_graph()
-        with self.connected() as engine, self._locked(engine) as connection:
+        with self.connected() as engine, self.locked(engine) as connection:
             found, history = self._look(engine, ())
             if found.state is SchemaState.AHEAD:
                 raise MigrationError(
@@ -151,7 +151,8 @@ class Runner:
             yield engine
 
     @contextmanager
-    def _locked(self, engine: Engine) -> Iterator[Connection]:
+    def locked(self, engine: Engine) -> Iterator[Connection]:
+        """The connection that holds the runner's lock; as `runner_lock`."""
         with runner_lock(
             engine, wait=self.wait, events=self.events, cancellation=self.cancellation
         ) as connection:

@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 from alembic.script import Script
 
 from service.migrator.errors import MigrationError
-from service.migrator.lint import data, phases, squawk
+from service.migrator.lint import OLDEST_POSTGRESQL, data, phases, squawk
 from service.migrator.lint.findings import Finding, line_of
 from service.migrator.lint.ignores import without_ignored
 from service.migrator.lint.sql import work_of
@@ -16,12 +15,9 @@ from service.migrator.phases import Phase, phase_of
 from service.migrator.rendering import RenderedRevision, render
 from service.migrator.revisions import Revisions
 
-# The oldest that is still maintained.
-POSTGRESQL: Final = "14.0"
-
 
 def lint(
-    revisions: Revisions, scripts: Iterable[Script], *, pg_version: str = POSTGRESQL
+    revisions: Revisions, scripts: Iterable[Script], *, pg_version: str = OLDEST_POSTGRESQL
 ) -> list[Finding]:
     """What is wrong with revisions, by the SQL that PostgreSQL would get.
 
