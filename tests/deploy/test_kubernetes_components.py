@@ -29,7 +29,13 @@ from tests.support.server import running_service
 
 HOOK = "argocd.argoproj.io/hook"
 # Nothing but somebody's hand mends these.
-FINAL = (ExitCode.USAGE, ExitCode.HEADS, ExitCode.CHECKSUM, ExitCode.FAILED)
+FINAL = (
+    ExitCode.USAGE,
+    ExitCode.AHEAD,
+    ExitCode.HEADS,
+    ExitCode.CHECKSUM,
+    ExitCode.FAILED,
+)
 TRANSIENT = (ExitCode.LOCK_BUSY, ExitCode.UNREACHABLE, ExitCode.LOCK_RETRIES)
 ADAPTER = KUBERNETES / "components" / "autoscale-pool" / "prometheus-adapter.yaml"
 
