@@ -59,12 +59,7 @@ def _demo(project: str, scenes: Sequence[Scene], *, remove: bool) -> int:
         advice(*expected)
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        # For Prometheus, which is another user.
-        directory.chmod(0o755)
-        monitoring = directory / "monitoring"
-        monitoring.mkdir()
-        write_faster(monitoring)
-        stack = Stack(project, monitoring, write_next_revision(directory))
+        stack = Stack(project, *write_mounted(directory))
         if remove:
             stack.down()
             return 0
@@ -93,6 +88,25 @@ def _demo(project: str, scenes: Sequence[Scene], *, remove: bool) -> int:
         narrator.restart_clock()
     narrator.summary(timings, complaints, time.monotonic() - start)
     return _FAILED if complaints else 0
+
+
+def write_mounted(directory: Path) -> tuple[Path, Path]:
+    """Write what containers are given to read.
+
+    Args:
+        directory: An empty one.
+
+    Returns:
+        The directory of Prometheus' configuration, and the next release's revision.
+    """
+    monitoring = directory / "monitoring"
+    monitoring.mkdir()
+    write_faster(monitoring)
+    revision = write_next_revision(directory)
+    for path in (directory, *directory.rglob("*")):
+        # Those who read it are other users, whatever the umask says.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return monitoring, revision
 
 
 def _introduction(stack: Stack) -> str:

@@ -32,11 +32,13 @@ class Load:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
+        # Made here, so that there is something to end however soon the block does.
+        self._asking = self._loop.create_task(self._ask_all())
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(self._asking.cancel)
         self._thread.join()
 
     def change(self, path: str) -> None:
@@ -59,7 +61,7 @@ class Load:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._ask_all())
+            self._loop.run_until_complete(self._asking)
         except asyncio.CancelledError:
             pass
         finally:
@@ -70,11 +72,12 @@ class Load:
         async with httpx2.AsyncClient(base_url=self._url, timeout=90, limits=limits) as http:
             self._http = http
             self._tasks |= {asyncio.create_task(self._ask()) for _ in range(CLIENTS)}
-            await asyncio.wait(self._tasks)
-
-    def _cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+            try:
+                await asyncio.wait(self._tasks)
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ask(self) -> None:
         while True:

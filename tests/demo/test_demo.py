@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from typing import Final
 import pytest
 import yaml
 
+from deploy.demo.__main__ import write_mounted
+from deploy.demo.load import Load
 from deploy.demo.monitoring import FACTOR, faster_rules, write_faster
 from deploy.demo.runbooks import advice
 from deploy.demo.scenes import SCENES, Scene
@@ -55,6 +58,50 @@ def test_rules_are_the_real_ones_with_shorter_times(tmp_path: Path) -> None:
     configuration = yaml.safe_load(written_file.read_text(encoding="utf-8"))
     assert configuration["scrape_configs"][: len(real_jobs)] == real_jobs
     assert configuration["rule_files"] == ["rules/*.yml"]
+
+
+def test_other_users_can_read_what_is_mounted(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        monitoring, revision = write_mounted(tmp_path)
+    finally:
+        os.umask(before)
+    assert revision.is_file()
+    assert (monitoring / "prometheus.yml").is_file()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        needed = 0o755 if path.is_dir() else 0o644
+        assert path.stat().st_mode & 0o777 == needed, path
+
+
+class LateLoad(Load):
+    """Clients whose thread begins its work when it has been told to end."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        told = self._told = threading.Event()
+        tell = self._loop.call_soon_threadsafe
+
+        def tell_and_note(callback: Callable[[], object]) -> None:
+            tell(callback)
+            told.set()
+
+        setattr(self._loop, "call_soon_threadsafe", tell_and_note)  # noqa: B010 - a method
+
+    def _run(self) -> None:
+        assert self._told.wait(timeout=30)
+        super()._run()
+
+
+def test_load_that_ends_before_it_began_ends() -> None:
+    def begin_and_end() -> None:
+        # Nobody listens there.
+        with LateLoad(9):
+            pass
+
+    thread = threading.Thread(target=begin_and_end, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
 
 
 def as_json(path: Path) -> str:
