@@ -78,6 +78,8 @@ requirements: ## Pin the newest dependencies that pyproject.toml admits (needs u
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --upgrade \
 		--python-version 3.11 --constraint requirements.txt --group dev pyproject.toml \
 		--output-file requirements-dev.txt
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --upgrade \
+		--python-version 3.11 deploy/build-requirements.in --output-file deploy/build-requirements.txt
 
 clean: ## Remove the environment, caches and the SQLite file
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
