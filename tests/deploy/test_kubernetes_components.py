@@ -22,6 +22,7 @@ from tests.deploy.manifests import (
     service_pod,
 )
 from tests.deploy.support import run
+from tests.monitoring.asked import fenced
 from tests.support.databases import migrate
 from tests.support.missing import missing
 from tests.support.scraping import Series, scrape
@@ -238,6 +239,17 @@ def test_replica_component_reads_the_third_url() -> None:
     )
     migrate = container(pod, "migrate")
     assert "DATABASE_REPLICA_URL_FILE" not in environment(manifests, migrate)
+
+
+def test_readme_deploys_what_the_overlay_is() -> None:
+    (commands,) = fenced((KUBERNETES / "README.md").read_text().partition("## Compose")[0], "sh")
+    (overlay,) = re.findall(r"overlays/(\w+)", commands)
+    manifests = rendered(f"overlays/{overlay}")
+    (namespace,) = of_kind(manifests, "Namespace")
+    named = {*re.findall(r"--namespace (\S+)|create namespace (\S+)", commands)}
+    assert {one or other for one, other in named} == {namespace["metadata"]["name"]}
+    images = {container(service_pod(manifests), name)["image"] for name in ("migrate", "api")}
+    assert {*re.findall(r"docker push (\S+)", commands)} == images
 
 
 def test_readme_tells_of_every_component_and_secret() -> None:
