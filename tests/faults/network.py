@@ -40,9 +40,10 @@ class Network:
 
     def __init__(self) -> None:
         number = next(_numbers)
-        # RFC 2544 sets 198.18.0.0/15 apart for tests: no machine has such an address.
+        # RFC 2544 sets 198.18.0.0/15 apart for tests: no machine has such an address. Of its halves
+        # the second, as a Docker of a test may make its networks from the beginning on.
         block = (os.getpid() * 8 + number) % (1 << 14)
-        prefix = f"198.18.{block >> 6}"
+        prefix = f"198.19.{block >> 6}"
         self.here = f"{prefix}.{(block & 63) * 4 + 1}"
         self.there = f"{prefix}.{(block & 63) * 4 + 2}"
         self.name = f"tidegate-{os.getpid()}-{number}"
