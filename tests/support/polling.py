@@ -20,3 +20,23 @@ def eventually(check: Callable[[], object], *, within: float = 10.0, every: floa
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {check}")
         time.sleep(every)
+
+
+def keeps_time(attempt: Callable[[], float], seconds: float, *, attempts: int = 5) -> None:
+    """Return once something has taken less than it may.
+
+    For what cannot be given more time than a machine takes that stalls for some seconds: that
+    spoils an attempt, but not one after the other.
+
+    Args:
+        attempt: Does it, and returns how long it took.
+        seconds: How long it may take.
+        attempts: How often it is tried.
+
+    Raises:
+        AssertionError: It took longer each time.
+    """
+    took: list[float] = []
+    while not took or took[-1] >= seconds:
+        assert len(took) < attempts, f"never within {seconds:g} s: {took}"
+        took.append(attempt())

@@ -1,5 +1,6 @@
 """HTTP over bare sockets: clients that leave, that do not read, or that are many."""
 
+import contextlib
 import json
 import socket
 
@@ -47,3 +48,12 @@ def rest(client: socket.socket) -> bytes:
     while part := client.recv(1 << 20):
         parts.append(part)
     return b"".join(parts)
+
+
+def until_end(client: socket.socket) -> bytes:
+    """What comes until the connection ends, well or not."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(1 << 20):
+            received += piece
+    return received

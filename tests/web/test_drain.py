@@ -1,12 +1,12 @@
 """Stopping, reloading and recycling a real gunicorn: what clients get, and how long it takes."""
 
-import contextlib
 import signal
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from service.settings import DatabaseSettings, Settings, SettingsError, load_set
 from tests.load.restarts import load, reloading, rolling
 from tests.support.databases import fill
 from tests.support.locks import locked_table, waiting_for_locks
-from tests.support.polling import eventually
-from tests.support.raw_http import END, ask, rest
+from tests.support.polling import eventually, keeps_time
+from tests.support.raw_http import END, ask, rest, until_end
 from tests.support.scraping import scrape, scraped, total
 from tests.support.server import PYTHON, ROOT, Service, running_service
 
@@ -86,15 +86,6 @@ def ends_soon(service: Service) -> bool:
     return service.process.wait(timeout=15) == 0
 
 
-def until_end(client: socket.socket) -> bytes:
-    """What comes until the connection ends, well or not."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := client.recv(1 << 20):
-            received += piece
-    return received
-
-
 def test_rolling_restarts_lose_no_request(tmp_path: Path, catalog_url: str) -> None:
     outcome = rolling(partial(serving, tmp_path, catalog_url, DRAIN_SECONDS=1, **PATIENT),
                       2, PRODUCTS, CLIENTS)  # fmt: skip
@@ -159,7 +150,7 @@ def test_successor_that_does_not_become_ready_takes_over_all_the_same(
 
 
 def test_stop_is_announced_then_serves_then_closes(tmp_path: Path, catalog_url: str) -> None:
-    with serving(tmp_path, catalog_url, WEB_CONCURRENCY=2, DRAIN_SECONDS=2) as service:
+    with serving(tmp_path, catalog_url, WEB_CONCURRENCY=2, DRAIN_SECONDS=6) as service:
         with (
             socket.create_connection(("127.0.0.1", service.port), timeout=30) as kept,
             begin_create(service) as creating,
@@ -167,11 +158,11 @@ def test_stop_is_announced_then_serves_then_closes(tmp_path: Path, catalog_url: 
             assert not is_last(get(kept, "/version"))
             start = time.monotonic()
             service.process.terminate()
-            eventually(lambda: status(service, "/readyz") == 503, within=2, every=0.01)
+            eventually(lambda: status(service, "/readyz") == 503, every=0.01)
             assert status(service, "/products/1") == 200, "requests are served"
             assert status(service, "/livez") == 200
             eventually(lambda: is_last(get(kept, "/version")), every=0.01)
-            assert 2 <= time.monotonic() - start < 4
+            assert 6 <= time.monotonic() - start < 12
             assert kept.recv(1) == b""
             eventually(lambda: refuses(service))
             creating.sendall(PRODUCT)
@@ -185,14 +176,15 @@ def test_stop_is_announced_then_serves_then_closes(tmp_path: Path, catalog_url: 
 def test_connection_that_was_not_read_yet_is_served(tmp_path: Path, sqlite_url: str) -> None:
     """Also those that wait in the kernel while the only worker turns to its end."""
     with serving(tmp_path, sqlite_url) as service:
-        clients = [
-            socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(50)
-        ]
+        (worker,) = service.workers()
+        worker.suspend()
+        clients = [ask(service, "GET /version") for _ in range(50)]
         service.process.terminate()
+        worker.resume()
         eventually(lambda: refuses(service))
         for client in clients:
-            assert get(client, "/version").startswith(b"HTTP/1.1 200 ")
-            client.close()
+            with client:
+                assert rest(client).startswith(b"HTTP/1.1 200 ")
         assert ends_soon(service)
 
 
@@ -211,7 +203,7 @@ def test_idle_connections_hold_up_no_stop(tmp_path: Path, sqlite_url: str) -> No
 def test_second_signal_hurries(tmp_path: Path, sqlite_url: str, second: signal.Signals) -> None:
     with serving(tmp_path, sqlite_url, DRAIN_SECONDS=60) as service, begin_create(service):
         service.process.terminate()
-        eventually(lambda: status(service, "/readyz") == 503, within=2)
+        eventually(lambda: status(service, "/readyz") == 503)
         service.process.send_signal(second)
         assert ends_soon(service)
         assert "Perhaps out of memory" not in service.text(), "nobody was killed"
@@ -266,22 +258,30 @@ def test_blocked_loop_is_replaced_and_its_stack_logged(tmp_path: Path, sqlite_ur
     variables = {"DATABASE_URL": sqlite_url, "ENVIRONMENT": "test", "LOG_FORMAT": "json",
                  "PYTHONPATH": str(ROOT)}  # fmt: skip
     with running_service(tmp_path, variables, command=command) as service:
-        (blocked,) = service.workers()
-        start = time.monotonic()
-        with ask(service, "GET /block"):
-            eventually(lambda: blocked not in service.workers() and service.workers())
-            assert time.monotonic() - start <= timeout + 1
-        service.wait_until_ready()
-        messages = [event["message"] for event in service.events()]
-        (event,) = (e for e in service.events() if e["message"] == "event loop blocked")
-        last_boot = max(n for n, text in enumerate(messages) if text.startswith("Booting worker"))
-        assert messages.index("event loop blocked") < last_boot
-        assert event["level"] == "critical"
-        assert event["worker"] == blocked.pid
-        assert [line for line in event["stack"] if line.endswith(" in block")]
+        keeps_time(partial(block_and_replace, service), timeout + 1)
         series = scrape(service)
-        assert total(series, "service_worker_starts_total", reason="blocked") == 1
-        assert total(series, "service_worker_starts_total") == 2
+        replaced = total(series, "service_worker_starts_total", reason="blocked")
+        assert replaced >= 1
+        assert total(series, "service_worker_starts_total") == replaced + 1
+        assert service.text().count("event loop blocked") == replaced
+
+
+def block_and_replace(service: Service) -> float:
+    """Block the only worker; returns the seconds from its last heartbeat to its successor."""
+    (blocked,) = service.workers()
+    seen = len(service.events())
+    with ask(service, "GET /block"):
+        eventually(lambda: blocked not in service.workers() and service.workers(), within=30)
+    service.wait_until_ready()
+    events = service.events()[seen:]
+    (event,) = (e for e in events if e["message"] == "event loop blocked")
+    (boot,) = (e for e in events if e["message"].startswith("Booting worker"))
+    assert event["level"] == "critical"
+    assert event["worker"] == blocked.pid
+    assert [line for line in event["stack"] if line.endswith(" in block")]
+    told, booted = (datetime.fromisoformat(one["timestamp"]) for one in (event, boot))
+    assert told <= booted
+    return (booted - told).total_seconds() + float(event["silent_s"])
 
 
 def test_worker_that_dies_is_counted(tmp_path: Path, sqlite_url: str) -> None:
