@@ -1,10 +1,12 @@
 """When what a check says becomes what is held of it: thresholds, age, and one line a change."""
 
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client import REGISTRY
 
+from service.web import health_state
 from service.web.health_state import PASSED, CheckState, Outcome, Status
-from tests.support.polling import eventually
 from tests.web.conftest import LogLines
 
 FAILED = Outcome(Status.FAIL, "connection_lost", "start it", "could not\n connect")
@@ -60,14 +62,21 @@ def test_thresholds_are_counted_in_their_own_direction() -> None:
     assert held.outcome is PASSED
 
 
-def test_an_outcome_that_is_too_old_is_a_failure_and_told_once(log_lines: LogLines) -> None:
-    held = CheckState("test", failure_threshold=2, success_threshold=2, patience=0.05)
+def test_an_outcome_that_is_too_old_is_a_failure_and_told_once(
+    log_lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(health_state, "time", SimpleNamespace(monotonic=lambda: now))
+    held = CheckState("test", failure_threshold=2, success_threshold=2, patience=60)
     held.record(PASSED, 0)
-    eventually(lambda: held.outcome.reason == "overdue")
+    now = 60.0
+    assert held.outcome is PASSED
+    now = 60.1
+    assert held.outcome.reason == "overdue"
     held.look_at_time()
     held.look_at_time()
     assert metric("status") == 0
-    assert metric("age_seconds") == pytest.approx(held.age, abs=1)
+    assert metric("age_seconds") == held.age == now
     held.record(PASSED, 0)
     assert held.outcome is PASSED
     assert metric("status") == 1

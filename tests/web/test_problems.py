@@ -143,7 +143,7 @@ def test_missing_table_is_a_503_that_names_nothing(client: TestClient, database_
 def test_query_that_takes_too_long_is_a_503(broken_client: TestClient) -> None:
     start = time.perf_counter()
     response = broken_client.get("/endless")
-    assert time.perf_counter() - start < 1.2
+    assert time.perf_counter() - start < 6, "long before the server's own limit of 10 s"
     problem_of(response, 503)
     assert int(response.headers["retry-after"]) > 0
     assert "RECURSIVE" not in response.text

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.web.endpoints import reads, writes
 from tests.support.database_server import running
 from tests.support.databases import migrate
+from tests.support.locks import waiting_for_locks
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.raw_http import ask, rest
@@ -33,6 +34,8 @@ from tests.support.server import Service, running_service
 # Under uvicorn, and under gunicorn.
 both_servers = pytest.mark.parametrize("environment", ["development", "test"])
 RETRIES = 3
+# What waits for a lock does so until the test lets it go.
+PATIENT = {"DATABASE_STATEMENT_TIMEOUT": 60, "DATABASE_QUERY_DEADLINE": 70}
 
 
 @contextmanager
@@ -312,21 +315,6 @@ def locked_product(url: str) -> Iterator[None]:
         connection.close()
 
 
-def waiting_for_locks(url: str) -> int:
-    """How many queries of the service wait for a lock."""
-    connection = psycopg2.connect(url)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'tidegate' AND wait_event_type = 'Lock'"
-            )
-            row = cursor.fetchone()
-            return int(row[0]) if row else 0
-    finally:
-        connection.close()
-
-
 @contextmanager
 def serving(directory: Path, url: str, environment: str, **settings: object) -> Iterator[Service]:
     """Run the service with one product."""
@@ -347,7 +335,9 @@ def test_client_that_leaves_frees_its_place_and_ends_its_query(
     postgres_url: str, tmp_path: Path, environment: str
 ) -> None:
     with (
-        serving(tmp_path, postgres_url, environment, ADMISSION_LIMIT=1) as service,
+        serving(
+            tmp_path, postgres_url, environment, ADMISSION_LIMIT=1, ADMISSION_WAIT=60, **PATIENT
+        ) as service,
         locked_product(postgres_url),
     ):
         working = ask(service, "PATCH /products/1", {"price": "2"})
@@ -355,13 +345,13 @@ def test_client_that_leaves_frees_its_place_and_ends_its_query(
         queued = ask(service, "GET /products/1")
         eventually(lambda: gate(service, "queued") == 1)
         queued.close()
-        eventually(lambda: gate(service, "queued") == 0, within=1)
+        eventually(lambda: gate(service, "queued") == 0)
         assert gate(service, "admitted") == 1
         working.close()
         left = time.monotonic()
         assert service.http.get("/products/1").json()["price"] == "1.00"
-        assert time.monotonic() - left < 2
-        eventually(lambda: waiting_for_locks(postgres_url) == 0, within=3)
+        assert time.monotonic() - left < 20, "a third of what its query might take"
+        eventually(lambda: waiting_for_locks(postgres_url) == 0)
         assert scraped(service, "service_unexpected_errors_total") == 0
         assert scraped(service, "service_admission_shed_total", reason="disconnected") == 1
         logged = service.events()
@@ -381,6 +371,7 @@ def test_requests_that_wait_cost_no_thread_and_keep_nobody_from_what_needs_no_da
         ADMISSION_LIMIT=1,
         ADMISSION_QUEUE=100,
         ADMISSION_WAIT=60,
+        **PATIENT,
     ) as service:
         free = ("/livez", "/readyz", "/metrics", "/version", "/docs", "/openapi.json")
         for path in free:
@@ -395,7 +386,7 @@ def test_requests_that_wait_cost_no_thread_and_keep_nobody_from_what_needs_no_da
             for path in free:
                 start = time.perf_counter()
                 assert service.http.get(path).status_code == 200
-                assert time.perf_counter() - start < 1
+                assert time.perf_counter() - start < 10, "a sixth of what one in the queue waits"
         for client in (working, *queued):
             with client:
                 assert rest(client).startswith(b"HTTP/1.1 200 ")
@@ -420,9 +411,9 @@ def test_server_that_hangs_costs_each_request_no_more_than_its_deadline(
     settings = {
         "DATABASE_POOL_SIZE": 5,
         "DATABASE_MAX_OVERFLOW": 0,
-        "DATABASE_STATEMENT_TIMEOUT": 0.9,
-        "DATABASE_QUERY_DEADLINE": 1,
-        "ADMISSION_WAIT": 5,
+        "DATABASE_STATEMENT_TIMEOUT": 3.6,
+        "DATABASE_QUERY_DEADLINE": 4,
+        "ADMISSION_WAIT": 30,
     }
     with serving(tmp_path, server.url(), "test", **settings) as service:
         create = {"code": "SAIL", "name": "Sail", "price": "1"}
@@ -433,23 +424,23 @@ def test_server_that_hangs_costs_each_request_no_more_than_its_deadline(
             for path in ("/livez", "/readyz", "/metrics") * 3:
                 asked = time.monotonic()
                 assert service.http.get(path).status_code in (200, 503)
-                assert time.monotonic() - asked < 0.5
+                assert time.monotonic() - asked < 2
             for client in clients:
                 with client:
                     answer = rest(client)
                 assert answer.startswith(b"HTTP/1.1 503 ")
                 assert b"retry-after: " in answer.lower()
-            assert time.monotonic() - start <= 2
+            assert time.monotonic() - start <= 8
         resumed = time.monotonic()
-        eventually(lambda: service.http.get("/products").status_code == 200, within=2)
-        assert time.monotonic() - resumed <= 2
-        eventually(lambda: gate(service, "admitted") == 0, within=2)
+        eventually(lambda: service.http.get("/products").status_code == 200)
+        assert time.monotonic() - resumed <= 8
+        eventually(lambda: gate(service, "admitted") == 0)
         used = {"pool_name": "primary", "state": "used"}
-        eventually(lambda: scraped(service, "db_client_connection_count", **used) == 0, within=2)
+        eventually(lambda: scraped(service, "db_client_connection_count", **used) == 0)
         assert scraped(service, "service_unexpected_errors_total") == 0
         # A thread that still hung could not do its part of this.
         with locked_product(server.url()):
             working = [ask(service, "PATCH /products/1", {"price": "2"}) for _ in range(5)]
-            eventually(lambda: waiting_for_locks(server.url()) == 5, within=2)
+            eventually(lambda: waiting_for_locks(server.url()) == 5)
             for client in working:
                 client.close()
