@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from service.database import DatabaseSettings, create_db_engine, process
 from service.database.pool_metrics import WAIT_TIME
@@ -100,7 +100,8 @@ def test_an_empty_database_is_behind(tmp_path: Path) -> None:
 
 def test_a_table_that_may_not_be_read_is_the_schemas_trouble(postgres_url: str) -> None:
     owner = create_db_engine(postgres_url, pool_name="owner")
-    engine = create_db_engine(postgres_url.replace("//postgres:", "//nobody:"), pool_name="nobody")
+    url = make_url(postgres_url).set(username="nobody", password="not-checked")
+    engine = create_db_engine(url.render_as_string(hide_password=False), pool_name="nobody")
     with owner.begin() as connection:
         connection.execute(text("CREATE ROLE nobody LOGIN PASSWORD 'not-checked'"))
     try:

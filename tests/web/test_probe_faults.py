@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ import pytest
 from tests.database.pools import ServerView
 from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
-from tests.support.polling import eventually
+from tests.support.polling import eventually, keeps_time
 from tests.support.postgres import PostgresServer
 from tests.support.scraping import scraped
 from tests.support.server import Service, running_service
@@ -118,6 +119,12 @@ def seconds_until(service: Service, code: int) -> float:
     return time.monotonic() - start
 
 
+def seconds_to_ask(service: Service, path: str) -> float:
+    start = time.monotonic()
+    assert status(service, path) == 200
+    return time.monotonic() - start
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -134,24 +141,28 @@ def test_readiness_turns_in_time_and_back(
     fault: tuple[Breaks, Breaks, str],
 ) -> None:
     breaks, mends, reason = fault
-    # The next one is as far away as it can be.
-    wait_for_looks(service, "database", 1)
-    breaks(server)
-    try:
-        assert seconds_until(service, 503) < INTERVAL + TIMEOUT + SLACK
-        assert output(service, "database").startswith(reason)
-        for path in ("/livez", "/startupz", "/metrics", "/version"):
-            start = time.monotonic()
-            assert status(service, path) == 200
-            assert time.monotonic() - start < 1
-        # Another look finds the same, which is no news.
+
+    def lateness() -> float:
+        known = len(news())
+        # The next one is as far away as it can be.
         wait_for_looks(service, "database", 1)
-    finally:
-        mends(server)
-    assert seconds_until(service, 200) < 2 * INTERVAL + SLACK
-    assert status(service, "/products") == 200
-    told = [(line["check"], line["status"], line.get("reason", "")) for line in news()]
-    assert told == [("database", "fail", reason), ("database", "pass", "")]
+        breaks(server)
+        try:
+            until_not = seconds_until(service, 503)
+            assert output(service, "database").startswith(reason)
+            for path in ("/livez", "/startupz", "/metrics", "/version"):
+                keeps_time(partial(seconds_to_ask, service, path), 1)
+            # Another look finds the same, which is no news.
+            wait_for_looks(service, "database", 1)
+        finally:
+            mends(server)
+        until_ready = seconds_until(service, 200)
+        assert status(service, "/products") == 200
+        told = [(line["check"], line["status"], line.get("reason", "")) for line in news()[known:]]
+        assert told == [("database", "fail", reason), ("database", "pass", "")]
+        return max(until_not - (INTERVAL + TIMEOUT), until_ready - 2 * INTERVAL)
+
+    keeps_time(lateness, SLACK)
 
 
 def test_one_lost_look_turns_nothing(service: Service, news: News, catalog: str) -> None:
@@ -162,7 +173,8 @@ def test_one_lost_look_turns_nothing(service: Service, news: News, catalog: str)
         # The next look finds its connection gone.
         view.end_sessions("tidegate")
         ends = time.monotonic() + INTERVAL + TIMEOUT
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or not view.sessions("tidegate"):
+            assert time.monotonic() < ends + 20, "it has opened no other"
             answers.add(status(service, "/readyz"))
             time.sleep(0.01)
         looks += len(view.sessions("tidegate"))
@@ -183,8 +195,10 @@ def test_public_answers_hold_nothing_of_the_database(
         for path in ("/livez?verbose", "/readyz?verbose", "/startupz?verbose", "/readyz/database",
                      "/version", "/products", "/metrics"):  # fmt: skip
             body = service.http.get(path).text
-            for secret in ("127.0.0.1", str(server.port), "postgres:", "not-checked", "refused"):
+            for secret in ("127.0.0.1", "postgres:", "not-checked", "refused"):
                 assert secret not in body, path
+            # Not as a part of some figure.
+            assert not re.search(rf"(?<!\d){server.port}(?!\d)", body), path
         assert "127.0.0.1" not in output(service, "database")
     finally:
         server.start()
@@ -205,10 +219,9 @@ def test_a_storm_of_probes_costs_nothing(
     with log.open(errors="replace") as text:
         text.seek(size)
         queries = [line for line in text if "statement: " in line]
-    print(f"{asked / seconds:.0f} probes/s, {len(queries)} queries in {seconds:.1f} s")  # noqa: T201
-    assert asked > 500
+    assert queries, "the log is that of the server"
     assert len(queries) <= seconds / INTERVAL + 1
-    assert len(queries) >= seconds / INTERVAL - 2, "the log is that of the server"
+    assert asked > 10 * len(queries)
     assert scraped(service, waits, pool_name="primary") == before
     assert view.sessions("tidegate") == sessions
     view.close()
@@ -349,10 +362,8 @@ def test_a_start_that_cannot_succeed_is_one_line_and_waits(
 def test_a_server_that_comes_later_is_waited_for(
     server: PostgresServer, catalog: str, tmp_path: Path
 ) -> None:
-    for away, back in (
-        (PostgresServer.stop, PostgresServer.start),
-        (PostgresServer.pause, PostgresServer.resume),
-    ):
+    def lateness(away: Breaks, back: Breaks) -> float:
+        is_back = False
         away(server)
         try:
             with running_service(tmp_path, settings(catalog), ready=False) as service:
@@ -360,11 +371,16 @@ def test_a_server_that_comes_later_is_waited_for(
                 eventually(lambda: len(alarms(service)) == 1)
                 assert [status(service, path) for path in ("/startupz", "/readyz")] == [503, 503]
                 back(server)
-                assert seconds_until(service, 200) < 2 * INTERVAL + SLACK
+                is_back = True
+                seconds = seconds_until(service, 200)
                 assert len(alarms(service)) == 1
         finally:
-            if not server.accepts():
+            if not is_back:
                 back(server)
+        return seconds - 2 * INTERVAL
+
+    keeps_time(partial(lateness, PostgresServer.stop, PostgresServer.start), SLACK)
+    keeps_time(partial(lateness, PostgresServer.pause, PostgresServer.resume), SLACK)
 
 
 def test_a_database_ahead_is_ready_and_one_that_went_back_is_not(

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from sqlalchemy import make_url
+
 from service.database import create_db_engine, pool_snapshot
 from service.database.settings import DatabaseSettings
 from service.web.health_monitor import HealthMonitor
@@ -14,7 +16,7 @@ ROLE = "startup_role"
 
 
 async def until(startup: Startup, reason: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while startup.outcome.reason != reason:
             await asyncio.sleep(0.005)
 
@@ -22,8 +24,9 @@ async def until(startup: Startup, reason: str) -> None:
 def test_the_pool_is_warmed_up_when_the_database_has_room(
     postgres_url: str, log_lines: LogLines
 ) -> None:
-    execute(postgres_url, f"CREATE ROLE {ROLE} LOGIN CONNECTION LIMIT 1")
-    url = postgres_url.replace("//postgres:", f"//{ROLE}:")
+    execute(postgres_url, f"CREATE ROLE {ROLE} LOGIN PASSWORD 'own' CONNECTION LIMIT 1")
+    own = make_url(postgres_url).set(username=ROLE, password="own")
+    url = own.render_as_string(hide_password=False)
     engine = create_db_engine(
         settings=DatabaseSettings(url=url, pool_min_idle=3), pool_name="starting"
     )
