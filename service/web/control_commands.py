@@ -57,7 +57,8 @@ class ControlCommands:
         self._schema = schema
         self._gates = gates
         self._histories = PoolHistories()
-        self._started = time.time()
+        self._started = datetime.now(UTC)
+        self._started_at = time.monotonic()
 
     def answer(self, request: _Request) -> Mapping[str, Any]:
         """Do what a request says, and report.
@@ -90,18 +91,19 @@ class ControlCommands:
             stacks: Whether to tell the code that took each connection.
             history: Whether to tell what each pool was like in the last minutes.
         """
-        started = datetime.fromtimestamp(self._started, UTC)
+        # None when it is blocked. It may take its time, so it comes before the uptime: by that and
+        # a holder's age the page knows a holder again.
+        loop_delay = _rounded(self._operations.loop_delay(_LOOP_PATIENCE))
+        uptime = time.monotonic() - self._started_at
+        pools = pool_snapshots(stacks=stacks)
         return {
             "slot": own_slot(),
             "pid": os.getpid(),
             "version": self._settings.app_version,
-            "started_at": started.isoformat(timespec="seconds"),
-            "uptime": round(time.time() - self._started, 3),
-            # None when it is blocked.
-            "loop_delay": _rounded(self._operations.loop_delay(_LOOP_PATIENCE)),
-            "pools": [
-                self._pool_and_past(pool, history=history) for pool in pool_snapshots(stacks=stacks)
-            ],
+            "started_at": self._started.isoformat(timespec="seconds"),
+            "uptime": round(uptime, 3),
+            "loop_delay": loop_delay,
+            "pools": [self._pool_and_past(pool, history=history) for pool in pools],
             "admission": [asdict(gate.admission.snapshot()) for gate in self._gates],
             "checks": [_check_report(name, known) for name, known in self._checks().items()],
             "schema": self._schema_report(),

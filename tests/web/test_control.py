@@ -25,7 +25,7 @@ from service.web.control import control_channel
 from service.web.control_client import WorkerReply, ask_workers
 from service.web.control_directory import ControlError, known_addresses, own_address
 from service.web.memory_directory import memory_directory
-from tests.support.polling import eventually
+from tests.support.polling import eventually, keeps_time
 from tests.support.ports import free_port
 from tests.support.scraping import scrape, total
 from tests.support.server import PYTHON, ROOT, Service
@@ -420,6 +420,37 @@ def test_worker_whose_event_loop_is_blocked_answers_all_the_same(
         assert gates([resized]) == [(10, 10)]
         eventually(lambda: gates(show(port)) == [(2, 2)])
         eventually(lambda: None not in loop_delays(show(port)))
+    process.configure(None)
+
+
+def test_holder_is_known_again_while_the_event_loop_is_blocked(sqlite_url: str) -> None:
+    settings = Settings(
+        environment="test", port=free_port(), database=DatabaseSettings(url=sqlite_url)
+    )
+
+    def taken_at() -> float:
+        """When the only holder took its connection, as the ops page reckons it."""
+        replies = show(settings.port)
+        (pool,) = pools(replies)
+        (holder,) = pool["holders"]
+        return float(replies[0].answer["uptime"] - holder["age"])
+
+    begun, released = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        begun.set()
+        released.wait(4 * PATIENCE)
+
+    with TestClient(create_app(settings)) as client, process.engine.connect():
+        assert client.portal is not None
+        before = taken_at()
+        blocked = client.portal.start_task_soon(block)
+        try:
+            assert begun.wait(PATIENCE)
+            keeps_time(lambda: abs(taken_at() - before), 0.05)
+        finally:
+            released.set()
+        blocked.result(10)
     process.configure(None)
 
 

@@ -4,7 +4,8 @@ import { element, setText } from "./dom.js";
 import { tableIn, textColumn } from "./table.js";
 import { duration, site } from "./text.js";
 
-// Two looks at one holder differ by less, and no two of a worker begin at the same place so close.
+// Two looks at one holder differ by less. Of two that began at the same place so close, which is
+// which does not matter: they look alike.
 const SAME_SECONDS = 0.05;
 
 /** Numbers for what is seen again and again, so that its row stays the same one. */
