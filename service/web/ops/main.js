@@ -42,18 +42,25 @@ async function ask(what) {
 
 async function look() {
   clearTimeout(timer);
-  try {
-    const data = await ask("data");
-    // Who has paused meanwhile reads what is there.
-    if (isPaused) return;
+  const data = await askForData();
+  clearTimeout(timer);
+  // Who has paused meanwhile reads what is there.
+  if (isPaused) return;
+  timer = setTimeout(look, document.hidden ? HIDDEN_EVERY_MS : EVERY_MS);
+  if (data !== null) {
     show(data);
     answeredAt = performance.now();
-  } catch {
-    // The service is away, or slow: the verdict says so as soon as what is shown is old.
   }
   tellAge();
-  clearTimeout(timer);
-  if (!isPaused) timer = setTimeout(look, document.hidden ? HIDDEN_EVERY_MS : EVERY_MS);
+}
+
+async function askForData() {
+  try {
+    return await ask("data");
+  } catch {
+    // The service is away, or slow: the verdict says so as soon as what is shown is old.
+    return null;
+  }
 }
 
 function show(data) {
@@ -86,12 +93,14 @@ function tellAge() {
 }
 
 async function loadSettings() {
+  let settings;
   try {
-    const settings = await ask("settings");
-    showSettings(settings.map((one) => ({ ...one, key: one.name })));
+    settings = await ask("settings");
   } catch {
     // It says "Not loaded.", and opening it again loads it.
+    return;
   }
+  showSettings(settings.map((one) => ({ ...one, key: one.name })));
 }
 
 at("pause").addEventListener("click", () => {
