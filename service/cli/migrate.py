@@ -1,5 +1,6 @@
 """`tidegate migrate`: the schema."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -240,4 +241,7 @@ def new(
 
 
 def _print_revisions(revisions: list[dict[str, Any]]) -> None:
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        # Each has left its line there already.
+        return
     print_table(_REVISION_COLUMNS, [[one[name] for name in _REVISION_COLUMNS] for one in revisions])

@@ -1,7 +1,10 @@
 """Each command: its table, its JSON, its exit code."""
 
 import io
+import os
+import pty
 import re
+import subprocess
 import threading
 from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,11 +22,13 @@ from service.database import DatabaseSettings
 from service.migrator.errors import ExitCode
 from service.migrator.events import text_sink
 from service.migrator.lock import runner_lock
+from service.migrator.revisions import Revisions
 from service.migrator.runner import make_runner
 from tests.migrator.histories import History, finish, named, read_until
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.ports import free_port
+from tests.support.server import PYTHON, environment
 
 _CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 _DROP: Final = 'op.drop_table("things")'
@@ -371,3 +376,24 @@ def test_history_of_the_catalog_can_be_taken_back_and_applied_again(
     assert "products" not in inspect(engine).get_table_names()
     runner.up()
     assert inspect(engine).has_table("products")
+
+
+def test_terminal_is_told_of_each_revision_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'database.db'}"
+    screen, terminal = pty.openpty()
+    with os.fdopen(screen, "rb", buffering=0) as shown, os.fdopen(terminal, "wb") as drawn:
+        subprocess.run(
+            [PYTHON, "-m", "service", "migrate", "up"],
+            env=environment({"DATABASE_URL": url, "TERM": "dumb"}),
+            stdin=drawn,
+            stdout=drawn,
+            stderr=drawn,
+            check=True,
+            timeout=60,
+        )
+        told = shown.read(64 * 1024).decode()
+    known = Revisions().known
+    assert {revision: told.count(f"applied {revision} ") for revision in known} == dict.fromkeys(
+        known, 1
+    )
+    assert "outcome" not in told
