@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,9 +32,11 @@ from service.database.replica_lag import ReplayedTime
 from tests.support.database_server import running
 from tests.support.forking import in_child
 from tests.support.polling import eventually
-from tests.support.postgres import PostgresServer, ReplicaServer
+from tests.support.postgres import PostgresServer, ReplicaServer, fetch
 
 MAX_LAG = 1.0
+# For what a busy machine must not let lag: with it the monitor waits longer for an answer.
+WIDE_LAG = 4.0
 Configure = Callable[..., Replica]
 
 
@@ -117,17 +119,24 @@ def fallbacks(reason: str) -> float:
 
 
 def kit_threads() -> list[str]:
-    names = ("replica-monitor", "database-question")
+    names = ("replica-monitor", "database-connect")
     return [thread.name for thread in threading.enumerate() if thread.name in names]
 
 
-@contextmanager
-def paused(server: PostgresServer) -> Iterator[None]:
-    server.pause()
-    try:
-        yield
-    finally:
-        server.resume()
+def last_use(is_read: Callable[[], bool]) -> float:
+    """Wait until the replica is not read any more; the last instant at which it still was."""
+    last = -math.inf
+
+    def is_over() -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if not is_read():
+            return True
+        last = now
+        return False
+
+    eventually(is_over)
+    return last
 
 
 def test_reads_go_to_the_replica_and_writes_to_the_primary(configure: Configure) -> None:
@@ -151,7 +160,7 @@ def test_client_that_just_wrote_reads_from_the_primary(configure: Configure, pai
 
 
 def test_read_on_the_replica_is_one_round_trip(configure: Configure, pair: Pair) -> None:
-    configure()
+    configure(pool_validation_bypass=60, replica_max_lag=30)
     with read_session() as session:
         session.execute(text("SELECT 41"))
         pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -174,22 +183,21 @@ def test_replica_that_lags_past_the_bound_is_not_read_until_it_has_caught_up(
     configure: Configure, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="service.database.replica_monitor")
-    configure()
+    configure(replica_max_lag=WIDE_LAG)
     pair.replica.pause_replay()
     before = fallbacks("lagging")
     try:
         write()
         start = time.monotonic()
-        eventually(lambda: not reads_replica())
-        assert time.monotonic() - start < MAX_LAG + 0.5
+        assert last_use(reads_replica) < start + WIDE_LAG
         eventually(lambda: metric("db_client_replica_usable") == 0)
-        eventually(lambda: metric("db_client_replica_lag_seconds") > MAX_LAG)
+        eventually(lambda: metric("db_client_replica_lag_seconds") > WIDE_LAG)
         assert fallbacks("lagging") > before
     finally:
         pair.replica.resume_replay()
     eventually(reads_replica)
     assert metric("db_client_replica_usable") == 1
-    assert metric("db_client_replica_lag_seconds") < MAX_LAG
+    assert metric("db_client_replica_lag_seconds") < WIDE_LAG
     assert [record.message.partition(" (")[0] for record in caplog.records] == [
         "reads go to the replica",
         "reads go to the primary: the replica is lagging",
@@ -200,16 +208,16 @@ def test_replica_that_lags_past_the_bound_is_not_read_until_it_has_caught_up(
 def test_replica_of_an_idle_primary_does_not_lag(configure: Configure, pair: Pair) -> None:
     # At the end of a segment the position of the next insert is one that no replica replays.
     pair.primary.execute("SELECT pg_switch_wal()")
-    configure()
-    end = time.monotonic() + 1.5 * MAX_LAG
+    configure(replica_max_lag=WIDE_LAG)
+    end = time.monotonic() + 1.5 * WIDE_LAG
     while time.monotonic() < end:
         assert reads_replica()
-    assert metric("db_client_replica_lag_seconds") < MAX_LAG
+    assert metric("db_client_replica_lag_seconds") < WIDE_LAG
 
 
 def test_replica_of_a_busy_primary_does_not_lag(configure: Configure) -> None:
-    configure(replica_max_lag=2)
-    end = time.monotonic() + 4
+    configure(replica_max_lag=WIDE_LAG)
+    end = time.monotonic() + 1.5 * WIDE_LAG
     while time.monotonic() < end:
         assert not keeps_writing()
 
@@ -221,18 +229,17 @@ def test_replica_is_read_no_longer_than_the_bound_when_the_monitor_cannot_look(
     # What a process that gets no time amounts to; a look is over before the lock is had.
     with replica_monitor._looking:  # noqa: SLF001
         start = time.monotonic()
-        eventually(lambda: replica.unusable_reason == "lagging")
-        assert time.monotonic() - start < MAX_LAG + 0.2
+        assert last_use(lambda: replica.unusable_reason is None) < start + MAX_LAG
+        assert replica.unusable_reason == "lagging"
     eventually(reads_replica)
 
 
 def test_replica_that_receives_nothing_is_seen_to_lag(configure: Configure, pair: Pair) -> None:
-    configure()
+    replica = configure()
     pair.replica.cut_off()
     try:
         eventually(keeps_writing)
-        assert process.replica is not None
-        assert process.replica.unusable_reason == "lagging"
+        eventually(lambda: replica.unusable_reason == "lagging")
     finally:
         pair.replica.reconnect()
     eventually(reads_replica, within=20)
@@ -260,7 +267,7 @@ def test_no_reader_sees_that_the_replica_was_killed(configure: Configure, pair: 
         pair.replica.kill()
         killed_at = len(reads)
         eventually(lambda: len(reads) > killed_at + 50)
-        assert not reads[-1]
+        eventually(lambda: not reads[-1])
         pair.replica.start()
         eventually(lambda: reads[-1])
     finally:
@@ -294,21 +301,22 @@ def test_replica_whose_failure_was_reported_is_left_alone_for_a_while(
     start = time.monotonic()
     assert not reads_replica()
     eventually(reads_replica)
-    assert 1.9 < time.monotonic() - start < 4
+    assert time.monotonic() - start > 1.9
 
 
 def test_hung_replica_delays_a_read_once_and_then_none(configure: Configure, pair: Pair) -> None:
     replica = configure(connect_timeout=2)
     replica.engine.dispose()
-    with paused(pair.replica):
+    with pair.replica.paused():
         start = time.monotonic()
         assert not reads_replica()
-        assert time.monotonic() - start < 2 + 1
+        assert time.monotonic() - start < 2 + 5
         eventually(lambda: replica.unusable_reason == "down")
         for _ in range(20):
             start = time.monotonic()
             assert not reads_replica()
-            assert time.monotonic() - start < 0.5
+            # It tried no connection that would have had to time out.
+            assert time.monotonic() - start < 2
     eventually(reads_replica)
 
 
@@ -327,9 +335,9 @@ def test_read_that_a_hung_replica_holds_up_is_answered_by_the_primary_in_time(
 
     try:
         start = time.monotonic()
-        with time_limit(2):
+        with time_limit(6):
             assert run_read(ask) is False
-        assert 0.9 < time.monotonic() - start < 2
+        assert 2.9 < time.monotonic() - start < 6
     finally:
         pair.replica.resume()
     assert fallbacks("error") == before + 1
@@ -337,10 +345,9 @@ def test_read_that_a_hung_replica_holds_up_is_answered_by_the_primary_in_time(
 
 def test_hung_replica_is_noticed_without_a_read(configure: Configure, pair: Pair) -> None:
     replica = configure()
-    with paused(pair.replica):
+    with pair.replica.paused():
         start = time.monotonic()
-        eventually(lambda: replica.unusable_reason)
-        assert time.monotonic() - start < MAX_LAG + 0.5
+        assert last_use(lambda: replica.unusable_reason is None) < start + MAX_LAG
         assert not reads_replica()
     eventually(reads_replica)
 
@@ -380,14 +387,23 @@ def test_bound_holds_while_the_primary_is_away(configure: Configure, pair: Pair)
 
     A restart of the primary that is shorter than the bound disturbs no reader.
     """
-    configure(replica_max_lag=2)
-    start = time.monotonic()
+    configure(replica_max_lag=WIDE_LAG)
+
+    def is_read() -> bool:
+        try:
+            return reads_replica()
+        except OperationalError:  # the primary is asked
+            return False
+
     pair.primary.stop()
-    assert reads_replica()
-    with pytest.raises(OperationalError):
-        eventually(lambda: not reads_replica())
-    assert time.monotonic() - start < 2 + 1
-    pair.primary.start()
+    try:
+        start = time.monotonic()
+        assert is_read()
+        assert last_use(is_read) < start + WIDE_LAG
+        with pytest.raises(OperationalError):
+            reads_replica()
+    finally:
+        pair.primary.start()
     eventually(reads_replica, within=20)
 
 
@@ -465,8 +481,15 @@ def test_query_that_replication_cancelled_is_run_again_on_the_primary(
         query = text("SELECT count(*), pg_sleep(:seconds) FROM (SELECT body FROM notes LIMIT 1)")
         return int(session.execute(query, {"seconds": seconds}).one()[0])
 
+    def holds_a_snapshot() -> bool:
+        activity = (
+            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND query LIKE '%pg_sleep%' AND backend_xmin IS NOT NULL"
+        )
+        return fetch(pair.replica.url(), activity) == [(1,)]
+
     def in_the_way() -> None:
-        eventually(lambda: served == [True])
+        eventually(holds_a_snapshot)
         pair.primary.execute("DELETE FROM notes")
         pair.primary.execute("VACUUM notes")
 
@@ -541,26 +564,19 @@ def test_nothing_runs_on_after_dispose(configure: Configure, pair: Pair) -> None
     replica = process.replica
     assert replica is not None
     process.dispose()
-    assert kit_threads() == []
+    eventually(lambda: kit_threads() == [])
     # Whoever kept it is sent to the primary, and starts no thread.
     assert replica.connect() is None
     assert kit_threads() == []
-    sessions = "SELECT 1 / (count(*) = 0)::int FROM pg_stat_activity WHERE application_name = "
-
-    def are_closed() -> bool:
-        with suppress(Exception):
-            pair.replica.execute(f"{sessions}'tidegate'")
-            return True
-        return False
-
-    eventually(are_closed)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidegate'"
+    eventually(lambda: fetch(pair.replica.url(), sessions) == [(0,)])
 
 
 def test_nothing_of_a_replica_is_made_where_none_is_set(pair: Pair) -> None:
     process.configure(DatabaseSettings(url=pair.primary.url()))
     assert (process.replica, process.replica_engine) == (None, None)
     assert not reads_replica()
-    assert kit_threads() == []
+    eventually(lambda: kit_threads() == [])
     process.configure(None)
 
 
