@@ -95,7 +95,7 @@ def test_server_that_stopped_is_lost_and_found_again(
         assert_unhealthy(check_database_health(engine, timeout=2), "connection_lost", within=2)
     faulty_server.start()
     eventually(lambda: is_healthy(engine))
-    assert waiting() == []
+    eventually(lambda: waiting() == [])
 
 
 def test_server_that_was_killed_is_lost_and_found_again(

@@ -80,6 +80,10 @@ class DatabaseServer(ABC):
 
     def pause(self) -> None:
         """Stop every process of the server: connections stay open, and nobody answers."""
+        main = psutil.Process(self._running().pid)
+        main.suspend()
+        # Before its children are listed: until it stands still it may begin another one.
+        eventually(lambda: _is_stopped(main))
         processes = self._all()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):  # a session that just ended
