@@ -1,15 +1,19 @@
 """`tidegate catalog import` on every database."""
 
+import array
+import fcntl
 import io
 import os
 import pty
 import signal
 import subprocess
+import termios
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
+from typing import IO
 
 import pytest
 from sqlalchemy import text
@@ -264,6 +268,14 @@ def test_demo_fills_an_empty_catalog_and_no_other(command: Command) -> None:
     assert result.stdout == "nothing loaded: the catalog holds products already\n"
 
 
+def unread(pipe: IO[bytes] | None) -> int:
+    """How many bytes of a pipe nobody has read yet."""
+    assert pipe is not None
+    waiting = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0]
+
+
 def test_interrupted_command_tells_what_is_kept(configured: DatabaseSettings) -> None:
     url = configured.sync_url.render_as_string(hide_password=False)
     with subprocess.Popen(
@@ -277,6 +289,10 @@ def test_interrupted_command_tells_what_is_kept(configured: DatabaseSettings) ->
         importing.stdin.write((HEADER + many(BATCH_LINES + 1)).encode())
         importing.stdin.flush()
         eventually(lambda: len(stored()) == BATCH_LINES, within=60)
+        # It asks for more once it has counted those.
+        importing.stdin.write(b"LAST,n,,1\n")
+        importing.stdin.flush()
+        eventually(lambda: unread(importing.stdin) == 0, within=60)
         importing.send_signal(signal.SIGINT)
         error = importing.stderr.read().decode()
         assert importing.wait() == 130
