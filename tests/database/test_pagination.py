@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Date, Engine, Float, MetaData, Text, Uuid
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -26,6 +26,9 @@ from service.database import (
 from service.database.pagination import decode_cursor, encode_cursor
 from tests.database.conftest import kit_url_of
 from tests.support.databases import KINDS
+
+# How long an example takes says more of the machine than of the code.
+UNTIMED: Final = settings(deadline=None)
 
 
 class OwnBase(Base):
@@ -139,6 +142,7 @@ def assert_refused(cursor: str) -> None:
         read(cursor)
 
 
+@UNTIMED
 @given(values)
 def test_cursor_is_read_back_and_fits_into_a_url(given_values: tuple[str, int]) -> None:
     cursor = written(*given_values)
@@ -176,6 +180,7 @@ def test_cursor_with_any_bit_flipped_is_refused(text: str) -> None:
         assert_refused(base64.urlsafe_b64encode(flipped).decode().rstrip("="))
 
 
+@UNTIMED
 @given(given_values=values, data=st.data())
 def test_cursor_changed_at_will_is_refused(given_values: tuple[str, int], data: Any) -> None:
     cursor = written(*given_values)
@@ -186,6 +191,7 @@ def test_cursor_changed_at_will_is_refused(given_values: tuple[str, int], data: 
         assert_refused(changed)
 
 
+@UNTIMED
 @given(st.text() | st.text(ALPHABET) | st.binary().map(lambda raw: base64.b64encode(raw).decode()))
 def test_any_text_is_refused(text: str) -> None:
     assert_refused(text)

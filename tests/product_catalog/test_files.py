@@ -5,7 +5,7 @@ import tracemalloc
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.product_catalog.files import (
@@ -18,6 +18,8 @@ from service.product_catalog.files import (
 
 HEADER = "code,name,description,price\n"
 LINE_LIMIT = 65_536
+# How long an example takes says more of the machine than of the code.
+UNTIMED = settings(deadline=None)
 
 
 def read(
@@ -322,6 +324,7 @@ def test_json_array_is_refused_as_a_whole() -> None:
         read_ndjson('[\n  {"code": "A", "name": "n", "price": 1}\n]\n')
 
 
+@UNTIMED
 @given(st.binary(max_size=400), st.sampled_from(FileFormat))
 def test_no_bytes_whatever_make_the_reader_fail(content: bytes, form: FileFormat) -> None:
     lines = content.count(b"\n") + 2
@@ -331,6 +334,7 @@ def test_no_bytes_whatever_make_the_reader_fail(content: bytes, form: FileFormat
     assert all(2 <= number <= lines for number in numbers)
 
 
+@UNTIMED
 @given(st.lists(st.sampled_from(["A,n,,1", '"', 'B,"n",d,2', "\n", ",", "\r\n", "\\", "'", "x"])))
 def test_no_order_of_quotes_and_lines_makes_the_reader_fail(parts: list[str]) -> None:
     content = "".join(parts)
