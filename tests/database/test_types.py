@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, insert, select, text
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import StatementError
 
 from service.database import create_db_engine
@@ -105,8 +105,8 @@ def test_database_compares_decimals_as_python_does(
 def test_database_sums_decimals_exactly(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(insert(samples), [{"price": Decimal("0.10")}] * 3)
-        prices_read = connection.scalars(select(samples.c.price))
-        assert sum(prices_read) == Decimal("0.30")
+        total = connection.scalar(select(func.sum(samples.c.price)))
+        assert total == Decimal("0.30")
 
 
 @pytest.mark.parametrize(
