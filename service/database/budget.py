@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import URL, Connection, Row, text
 
 from service.database.settings import DatabaseSettings
 
-# The runner looks by a second one who blocks the first.
+# The runner of migrations works by one, and looks by a second one who blocks it.
 MIGRATION_CONNECTIONS: Final = 2
+# By a third one it stops what runs: MariaDB's drivers cannot cancel a statement by themselves.
+MARIADB_MIGRATION_CONNECTIONS: Final = 3
 # The health checks' own connection, so that a full pool does not look like a dead database.
 HEALTH_CONNECTIONS: Final = 1
 # That which compares the primary's position with the replica's.
@@ -104,8 +106,19 @@ def connection_demand(
         workers=workers,
         capacity=settings.pool_capacity,
         streams=streams,
+        migrations=migration_connections(settings.migration_url),
         monitors=REPLICA_MONITOR_CONNECTIONS if settings.replica_url is not None else 0,
     )
+
+
+def migration_connections(url: URL) -> int:
+    """The most connections that the runner of migrations opens at once.
+
+    Args:
+        url: The database's.
+    """
+    is_mariadb = url.get_backend_name() == "mariadb"
+    return MARIADB_MIGRATION_CONNECTIONS if is_mariadb else MIGRATION_CONNECTIONS
 
 
 def budget_complaint(demand: ConnectionDemand, budget: int | None) -> str | None:

@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection, Engine, Result, TextClause
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import DatabaseSettings, create_db_engine
+from service.database.budget import migration_connections
 from service.database.failures import AuthenticationFailed, DatabaseMissing, classify
 from service.database.mariadb import connect_arguments
 from service.database.urls import DEFAULT_PORTS
@@ -28,9 +29,7 @@ _POOL: Final = {
     "query_deadline": _LONGEST_STATEMENT,
     # Its connections are held for as long as the work takes: none of them is leaked.
     "leak_threshold": 0.0,
-    # One that works, one that looks who blocks it, and one that stops it on MariaDB; whatever the
-    # service's own pool is made for.
-    "pool_size": 3,
+    # Whatever the service's own pool is made for.
     "max_overflow": 0,
     "pool_min_idle": 0,
 }
@@ -51,7 +50,7 @@ def migration_engine(
         limits: The timeouts; read from the environment when left out.
     """
     url = settings.migration_url
-    settings = settings.model_copy(update=_POOL)
+    settings = settings.model_copy(update={**_POOL, "pool_size": migration_connections(url)})
     arguments = _connect_args(url, settings, limits or MigratorSettings.load())
     engine = create_db_engine(
         url, settings=settings, pool_name="migrations", connect_args=arguments

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -14,6 +15,7 @@ from service.database.budget import (
     server_complaint,
     server_limit,
 )
+from service.migrator.connections import migration_engine
 from service.settings import Settings, SettingsError, load_settings
 from tests.support.databases import worker_name
 from tests.support.postgres import execute
@@ -28,6 +30,14 @@ def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
 def test_demand_counts_replicas_workers_health_checks_and_migrations() -> None:
     settings = DatabaseSettings(pool_size=5, max_overflow=3)
     assert connection_demand(settings, workers=2, replicas=3).total == 3 * 2 * (8 + 1) + 2
+
+
+def test_runner_on_mariadb_opens_one_more_to_be_stopped_by() -> None:
+    settings = DatabaseSettings(url="mysql://db/catalog", pool_size=5, max_overflow=3)
+    assert connection_demand(settings, workers=2).total == 2 * (8 + 1) + 3
+    with migration_engine(settings) as engine:
+        pool: Any = engine.pool
+        assert pool.capacity == 3
 
 
 def test_replica_costs_each_worker_one_connection_to_the_primary(
