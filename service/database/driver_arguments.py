@@ -51,7 +51,6 @@ def driver_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             from service.database.mariadb import connect_arguments  # noqa: PLC0415
 
             ours = connect_arguments(
-                url.get_driver_name(),
                 connect_timeout=settings.connect_timeout,
                 statement_timeout=settings.statement_timeout,
                 name=APPLICATION_NAME,

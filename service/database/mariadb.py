@@ -29,8 +29,6 @@ from sqlalchemy.sql.operators import OperatorType
 # looked past. It is what PostgreSQL's and SQLite's UNIQUE mean.
 COLLATION: Final = "utf8mb4_nopad_bin"
 DEFAULT_ISOLATION: Final = "READ COMMITTED"
-# How much later than the server's own limit the client gives up a server that says nothing.
-_GRACE_SECONDS: Final = 5.0
 # Bits of the status that the server sends with the outcome of each statement.
 _IN_TRANSACTION: Final = 0x0001
 _IN_AUTOCOMMIT: Final = 0x0002
@@ -199,7 +197,6 @@ class AiomysqlDialect(PyMySQLDialect, MySQLDialect_aiomysql):
 
 
 def connect_arguments(
-    driver: str,
     *,
     connect_timeout: float,
     statement_timeout: float | None,
@@ -208,24 +205,22 @@ def connect_arguments(
 ) -> dict[str, Any]:
     """What a driver's `connect()` is given so that a session is as the kit expects.
 
+    The driver's own timeouts of later calls are not among it: `deadline_guard` limits those, on
+    either driver alike.
+
     Args:
-        driver: "pymysql" or "aiomysql".
         connect_timeout: Seconds for the whole attempt.
         statement_timeout: Seconds; None for no limit.
         name: What the server shows as the program's name.
         variables: Further session variables, each with its value as SQL.
     """
-    ours: dict[str, Any] = {
+    return {
         "charset": "utf8mb4",
         "autocommit": True,
         "program_name": name,
         "connect_timeout": connect_timeout,
         "init_command": _session_variables(statement_timeout, variables),
     }
-    if driver == "pymysql":
-        limit = None if statement_timeout is None else statement_timeout + _GRACE_SECONDS
-        ours |= {"read_timeout": limit, "write_timeout": limit}
-    return ours
 
 
 def _session_variables(statement_timeout: float | None, more: Mapping[str, str]) -> str:

@@ -183,7 +183,6 @@ def _connect_args(url: URL, settings: DatabaseSettings, limits: MigratorSettings
         case "mariadb":
             seconds = str(max(1, round(limits.lock_timeout)))
             return connect_arguments(
-                url.get_driver_name(),
                 connect_timeout=settings.connect_timeout,
                 statement_timeout=None,
                 name=APPLICATION_NAME,

@@ -284,3 +284,14 @@ def test_call_through_tls_ends_at_its_deadline(make_client: MakeClient) -> None:
         assert client.ask(lambda one: one.execute(version).one())[1].startswith("TLS")
         assert hang_within(client, server, select_one).was("deadline_exceeded", after=LIMIT)
         assert_recovers(client, server)
+
+
+@pytest.mark.parametrize("make_client", [ThreadClient], ids=["pymysql"], indirect=True)
+def test_driver_has_no_deadline_of_its_own_once_a_connection_is_open(
+    make_client: MakeClient,
+) -> None:
+    def timeouts(connection: Connection) -> tuple[float | None, ...]:
+        driver: Any = connection.connection.driver_connection
+        return driver._read_timeout, driver._write_timeout  # noqa: SLF001 - no public reader
+
+    assert make_client(connect_timeout=2).ask(timeouts) == (None, None)
