@@ -1,4 +1,4 @@
-"""How a pool treats its connections."""
+"""The rules by which a pool asks, replaces and closes what it holds."""
 
 import math
 from dataclasses import dataclass

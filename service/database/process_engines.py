@@ -1,4 +1,4 @@
-"""The engines of this process: made on first use, and never shared with a forked child."""
+"""The one set of engines that a process has, `process`, and what becomes of it over a fork."""
 
 import os
 import threading
@@ -61,12 +61,6 @@ class ProcessEngines:
             if self._replica is None and self.settings.replica_url is not None:
                 self._replica = Replica(self.settings)
             return self._replica
-
-    @property
-    def replica_engine(self) -> Engine | None:
-        """The replica's pool in AUTOCOMMIT; None without DATABASE_REPLICA_URL."""
-        replica = self.replica
-        return replica.engine if replica is not None else None
 
     def configure(self, settings: DatabaseSettings | None) -> None:
         """Replace the settings; engines made from the former ones are disposed.
