@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 # libpq counts whole seconds and takes 1 for 2.
-_LIBPQ_SHORTEST: Final = 2
+LIBPQ_SHORTEST: Final = 2
 # pymysql takes 0 for a mistake.
 _SHORTEST: Final = 0.001
 
@@ -72,7 +72,7 @@ def _shut_down(descriptor: int) -> None:
 
 def _shorten_psycopg2(arguments: dict[str, Any], seconds: float) -> None:
     given = float(arguments.get("connect_timeout") or 0) or math.inf
-    arguments["connect_timeout"] = int(min(given, max(_LIBPQ_SHORTEST, math.ceil(seconds))))
+    arguments["connect_timeout"] = int(min(given, max(LIBPQ_SHORTEST, math.ceil(seconds))))
 
 
 def _terminate_asyncpg(connection: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
+from service.database.deadline_drivers import LIBPQ_SHORTEST
 from service.database.network_loss import SESSION_PARAMETERS
 from service.database.settings import DatabaseSettings
 from service.database.sqlite import BUSY_SECONDS
@@ -20,8 +21,7 @@ def driver_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
     match url.drivername:
         case "postgresql+psycopg2":
             ours = {
-                # libpq counts whole seconds and takes 1 for 2.
-                "connect_timeout": max(2, round(settings.connect_timeout)),
+                "connect_timeout": libpq_seconds(settings.connect_timeout),
                 "application_name": APPLICATION_NAME,
                 # The default is the server's encoding, which an old database may have as ASCII.
                 "client_encoding": "utf8",
@@ -59,6 +59,11 @@ def driver_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         case _:
             # Its connections go from thread to thread, whatever the URL says.
             return {"timeout": url_timeout(url, BUSY_SECONDS), "check_same_thread": False}
+
+
+def libpq_seconds(seconds: float) -> int:
+    """A time as libpq takes it."""
+    return max(LIBPQ_SHORTEST, round(seconds))
 
 
 def _session_parameters(settings: DatabaseSettings) -> dict[str, str]:

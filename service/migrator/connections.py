@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import DatabaseSettings, create_db_engine
 from service.database.budget import migration_connections
+from service.database.driver_arguments import libpq_seconds
 from service.database.failures import AuthenticationFailed, DatabaseMissing, classify
 from service.database.mariadb import connect_arguments
 from service.database.urls import DEFAULT_PORTS
@@ -176,7 +177,7 @@ def _connect_args(url: URL, settings: DatabaseSettings, limits: MigratorSettings
             }
             options = " ".join(f"-c {name}={value}" for name, value in values.items())
             return {
-                "connect_timeout": max(2, round(settings.connect_timeout)),
+                "connect_timeout": libpq_seconds(settings.connect_timeout),
                 "application_name": APPLICATION_NAME,
                 "options": f"{url.query.get('options', '')} {options}".strip(),
             }
