@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 
 from service.database.asking import OverdueError, ask
-from service.database.failures import failure_reason
+from service.database.failures import DeadlineExceeded, failure_reason
 from service.database.process_engines import process
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def check_database_health(
         ask(engine or process.engine, question or _select_one, timeout=timeout)
     except OverdueError:
         report(f"no answer within {timeout:g} s")
-        reason = "timeout"
+        reason = DeadlineExceeded.reason
     except Exception as error:  # noqa: BLE001 - whatever it is, the database did not answer
         report(str(error))
         reason = failure_reason(error)

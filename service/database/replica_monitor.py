@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.engine import URL
 
-from service.database.asking import OverdueError, ask
+from service.database.asking import ask
 from service.database.engine import create_db_engine
 from service.database.failures import failure_reason
 from service.database.replica_lag import ReplayedTime
@@ -168,10 +168,8 @@ class ReplicaMonitor:
         try:
             replica = ask(self._replica, _ask_replica, timeout=self._timeout)
         except Exception as error:  # noqa: BLE001 - whatever it is, the replica did not answer
-            overdue = isinstance(error, OverdueError)
-            detail = "timeout" if overdue else failure_reason(error)
             with self._lock:
-                self._settle("down", detail)
+                self._settle("down", failure_reason(error))
             return
         with self._lock:
             self._judge(replica)

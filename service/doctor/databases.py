@@ -19,7 +19,7 @@ from service.database import (
 )
 from service.database.advice import failure_advice
 from service.database.asking import OverdueError, ask
-from service.database.failures import failure_reason
+from service.database.failures import ConnectionLost, DeadlineExceeded, failure_reason
 from service.database.urls import UnsupportedUrlError, is_memory, sqlite_file
 from service.doctor.findings import Finding, Findings
 from service.doctor.network import network_complaint
@@ -32,7 +32,7 @@ Examine = Callable[[Connection], Iterable[Finding]]
 # How long a server's port is tried, once its database could not be reached.
 _PORT_SECONDS: Final = 1.0
 _LOCAL: Final = ("", "localhost", "127.0.0.1", "::1")
-_UNREACHED: Final = ("connection_lost", "deadline_exceeded", "timeout")
+_UNREACHED: Final = (ConnectionLost.reason, DeadlineExceeded.reason)
 _OPTIONS: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0, "policy": PoolPolicy()}
 
 
@@ -143,11 +143,11 @@ def _is_missing(url: URL) -> bool:
 def _failed(
     findings: Findings, url: URL, error: Exception, timeout: float, *, is_reached: bool = False
 ) -> Finding:
-    reason = _reason(error)
+    reason = failure_reason(error)
     detail = _without_secrets(str(error.__cause__ or error), url)
     if reason in _UNREACHED and not is_reached and (told := network_complaint(url, _PORT_SECONDS)):
         return findings.failed(*told, detail)
-    if reason in ("timeout", "deadline_exceeded"):
+    if reason == DeadlineExceeded.reason:
         return findings.failed(
             f"the server takes the connection, and says nothing within {timeout:g} s",
             "see whether the server hangs: its log, its disk, its CPU",

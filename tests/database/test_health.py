@@ -23,7 +23,7 @@ from tests.support.postgres import PostgresServer
 DEADLINE: Final = 0.3
 # For a thread to be scheduled on a machine that has much else to do.
 SLACK: Final = 0.5
-REASONS: Final = {"timeout", *(kind.reason for kind in DatabaseFailure.__subclasses__()), "error"}
+REASONS: Final = {*(kind.reason for kind in DatabaseFailure.__subclasses__()), "error"}
 
 
 def waiting() -> list[threading.Thread]:
@@ -114,7 +114,7 @@ def test_server_that_hangs_is_told_within_the_deadline(
         start = time.perf_counter()
         answer = check_database_health(engine, timeout=DEADLINE)
         assert time.perf_counter() - start < DEADLINE + SLACK
-    assert_unhealthy(answer, "timeout", within=DEADLINE + SLACK)
+    assert_unhealthy(answer, "deadline_exceeded", within=DEADLINE + SLACK)
     eventually(lambda: is_healthy(engine))
 
 
@@ -124,7 +124,7 @@ def test_server_that_hangs_keeps_nothing_however_often_it_is_asked(
     with faulty_server.paused(), concurrent.futures.ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(check_database_health, engine, timeout=DEADLINE) for _ in range(24)]
         for each in asked:
-            assert_unhealthy(each.result(), "timeout", within=DEADLINE + SLACK)
+            assert_unhealthy(each.result(), "deadline_exceeded", within=DEADLINE + SLACK)
     pool: Any = engine.pool
     assert pool.checkedout() == 0
     eventually(lambda: is_healthy(engine), within=2)
@@ -137,7 +137,7 @@ def test_server_that_hangs_while_connecting_is_told_within_the_deadline(
     engine = make_engine(faulty_server.url(), pool_name="health", connect_timeout=2)
     with faulty_server.paused():
         answer = check_database_health(engine, timeout=DEADLINE)
-        assert_unhealthy(answer, "timeout", within=DEADLINE + SLACK)
+        assert_unhealthy(answer, "deadline_exceeded", within=DEADLINE + SLACK)
         # The driver's own limit ends the attempt that was left alone.
         assert len(waiting()) == 1
         eventually(lambda: not waiting(), within=4)
@@ -167,7 +167,9 @@ def test_database_that_many_ask_about_at_once_is_healthy_for_all(engine: Engine)
 
 
 @pytest.mark.parametrize(
-    ("pool_timeout", "reason"), [(0.05, "pool_timeout"), (30, "timeout")], ids=["sooner", "later"]
+    ("pool_timeout", "reason"),
+    [(0.05, "pool_timeout"), (30, "deadline_exceeded")],
+    ids=["sooner", "later"],
 )
 def test_full_pool_is_told_as_such(
     make_engine: MakeEngine, kit_url: str, pool_timeout: float, reason: str

@@ -260,7 +260,7 @@ def test_health_follows_a_server_that_hangs_and_stops(
 
     eventually(lambda: health()["status"] == "healthy")
     with server.paused():
-        assert health()["reason"] == "timeout"
+        assert health()["reason"] == "deadline_exceeded"
     eventually(lambda: health()["status"] == "healthy")
     server.stop()
     try:

@@ -130,7 +130,7 @@ def seconds_to_ask(service: Service, path: str) -> float:
     [
         (PostgresServer.stop, PostgresServer.start, "connection_lost"),
         (PostgresServer.kill, PostgresServer.start, "connection_lost"),
-        (PostgresServer.pause, PostgresServer.resume, "timeout"),
+        (PostgresServer.pause, PostgresServer.resume, "deadline_exceeded"),
     ],
     ids=["stopped", "killed", "hung"],
 )
