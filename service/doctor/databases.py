@@ -143,7 +143,7 @@ def _is_missing(url: URL) -> bool:
 def _failed(
     findings: Findings, url: URL, error: Exception, timeout: float, *, is_reached: bool = False
 ) -> Finding:
-    reason = failure_reason(error)
+    reason = _reason(error)
     detail = _without_secrets(str(error.__cause__ or error), url)
     if reason in _UNREACHED and not is_reached and (told := network_complaint(url, _PORT_SECONDS)):
         return findings.failed(*told, detail)
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OverdueError):
         return "timeout"
     # Python's own complaint of a host name that cannot be one.
-    return "connection_lost" if isinstance(error, UnicodeError) else failure_reason(error)
+    return ConnectionLost.reason if isinstance(error, UnicodeError) else failure_reason(error)
 
 
 def _without_secrets(detail: str, url: URL) -> str:

@@ -8,21 +8,19 @@ from pathlib import Path
 import pytest
 
 from service.database import create_db_engine, init_db
-from tests.migrator.histories import History, finish
+from tests.migrator.histories import CREATE, History, finish
 from tests.support.databases import worker_name
 from tests.support.polling import eventually
 from tests.support.postgres import fetch, temporary_role
+from tests.support.revision_project import git
 from tests.support.server import PYTHON
 
 ROLE = f"checks_{worker_name()}"
-CREATE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    directory = tmp_path / "versions"
-    directory.mkdir()
-    return History(directory)
+    return History(tmp_path / "versions")
 
 
 @pytest.fixture
@@ -61,9 +59,7 @@ def test_findings_of_lint_exit_30_in_each_format(history: History, url: str) -> 
     assert done.json["findings"][0]["line"] == line
     # On what is released it says nothing.
     for words in (["init"], ["add", "."], ["commit", "-m", "released"]):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        command = ["git", "-C", str(history.directory), *identity, *words]
-        subprocess.run(command, check=True, capture_output=True)
+        git(history.directory, *words)
     assert history.command(url, "lint", "--since", "HEAD").code == 0
     planned = history.command(url, "plan", "--dialect", "postgresql", "--since", "HEAD", "--json")
     assert planned.json["revisions"] == []

@@ -41,9 +41,7 @@ def empty_postgres_url(postgres: PostgresDatabases) -> Iterator[str]:
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    directory = tmp_path / "versions"
-    directory.mkdir()
-    return History(directory)
+    return History(tmp_path / "versions")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import dedent, indent
-from typing import Any
+from textwrap import dedent
+from typing import Any, Final
 
 import pytest
 from typer.testing import CliRunner
@@ -22,35 +22,26 @@ from service.migrator.events import Event, Events
 from service.migrator.revisions import Revisions
 from service.migrator.runner import Runner, make_runner
 from service.migrator.settings import MigratorSettings
+from tests.support.revision_project import write_revision
 from tests.support.server import PYTHON, environment
 
-_FILE = '''"""{title}."""
+CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
+ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 
+_HEAD: Final = """
 import os
 import time
-
-import sqlalchemy as sa
-from alembic import op
 
 from service.migrations.backfill import backfill
 from service.migrations.indexes import create_index_concurrently, drop_index_concurrently
 
-revision = "{revision}"
-down_revision = {down}
-branch_labels = None
-depends_on = None
-
 phase = "{phase}"
 {more}
-
-def upgrade():
-    dialect = op.get_context().dialect.name
+"""
+_UPGRADE: Final = """
+dialect = op.get_context().dialect.name
 {upgrade}
-
-
-def downgrade():
-{downgrade}
-'''
+"""
 
 
 @dataclass
@@ -58,12 +49,16 @@ class History:
     """Revisions in a directory of their own.
 
     Args:
-        directory: Which; it is there.
+        directory: Which; made where it is missing.
         names: The revisions, from the first to the last.
     """
 
     directory: Path
     names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make the directory."""
+        self.directory.mkdir(exist_ok=True)
 
     def add(  # noqa: PLR0913 - what a revision consists of
         self,
@@ -78,16 +73,14 @@ class History:
         """Write a revision behind the last one, or another one."""
         former = down or (self.names[-1] if self.names else None)
         path = self.directory / f"{len(self.names):03}-{revision}.py"
-        path.write_text(
-            _FILE.format(
-                title=f"Revision {revision}",
-                revision=revision,
-                down=repr(former),
-                phase=phase,
-                more=dedent(more),
-                upgrade=indent(dedent(upgrade), "    "),
-                downgrade=indent(dedent(downgrade), "    "),
-            )
+        write_revision(
+            path,
+            revision,
+            after=former,
+            title=f"Revision {revision}",
+            upgrade=_UPGRADE.format(upgrade=dedent(upgrade)),
+            downgrade=downgrade,
+            head=_HEAD.format(phase=phase, more=dedent(more)),
         )
         self.names.append(revision)
         return path

@@ -24,20 +24,18 @@ from service.migrator.events import text_sink
 from service.migrator.lock import runner_lock
 from service.migrator.revisions import Revisions
 from service.migrator.runner import make_runner
-from tests.migrator.histories import History, finish, named, read_until
+from tests.migrator.histories import ADD, CREATE, History, finish, named, read_until
 from tests.support.databases import migrate
 from tests.support.polling import eventually
 from tests.support.ports import free_port
 from tests.support.server import PYTHON, environment
 
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 _DROP: Final = 'op.drop_table("things")'
-_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 
 
 def test_up_tells_plan_each_revision_and_a_summary(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD, phase="contract", more="lock_timeout = 3")
+    history.add("a1", CREATE)
+    history.add("a2", ADD, phase="contract", more="lock_timeout = 3")
     result = history.invoke(empty_url, "up", "--json")
     assert result.code == 0
     assert [one["revision"] for one in result.json["revisions"]] == ["a1", "a2"]
@@ -59,7 +57,7 @@ def test_up_tells_plan_each_revision_and_a_summary(history: History, empty_url: 
 
 
 def test_people_are_told_in_lines(history: History, empty_url: str, engine: Engine) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     lines: list[str] = []
     runner = history.runner(empty_url)
     runner.events.add(text_sink(lines.append))
@@ -78,7 +76,7 @@ def test_terminal_shows_the_present_revision_and_keeps_the_lines(
 ) -> None:
     # On a dumb one nothing is drawn.
     monkeypatch.setenv("TERM", "xterm")
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.add("a2", "time.sleep(0.3)")
     screen = io.StringIO()
     runner = history.runner(empty_postgres_url)
@@ -90,13 +88,13 @@ def test_terminal_shows_the_present_revision_and_keeps_the_lines(
 
 
 def test_pool_of_the_service_is_not_that_of_the_runner(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     small = {"DATABASE_POOL_SIZE": "1", "DATABASE_MAX_OVERFLOW": "0", "DATABASE_POOL_TIMEOUT": "1"}
     assert history.invoke(empty_url, "up", **small).code == 0
 
 
 def test_two_heads_are_31(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.add("a2")
     history.add("b2", down="a1")
     for command in (["up"], ["status"], ["wait"], ["plan"], ["new", "--empty", "More"]):
@@ -114,7 +112,7 @@ def test_release_without_a_revision_is_31(history: History, empty_url: str) -> N
 
 
 def test_status_and_wait_of_a_database_behind_are_20(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     status = history.invoke(empty_url, "status", "--json")
     assert (status.code, status.json["pending"]) == (20, ["a1"])
     wait = history.invoke(empty_url, "wait", "--timeout", "0", "--json")
@@ -128,7 +126,7 @@ def test_status_and_wait_of_a_database_behind_are_20(history: History, empty_url
 
 
 def test_wait_ends_when_somebody_has_migrated(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     waiting = history.start(empty_url, "wait", "--timeout", "60")
     read_until(waiting, "schema_wait")
     history.runner(empty_url).up()
@@ -138,7 +136,7 @@ def test_wait_ends_when_somebody_has_migrated(history: History, empty_url: str) 
 
 
 def test_busy_runner_is_10(history: History, empty_url: str, engine: Engine) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with runner_lock(engine, wait=0):
         result = history.invoke(empty_url, "up", "--wait", "3", "--json")
     assert result.code == 10
@@ -148,9 +146,9 @@ def test_busy_runner_is_10(history: History, empty_url: str, engine: Engine) -> 
 def test_plan_shows_the_sql_and_changes_nothing(
     history: History, empty_url: str, engine: Engine, tmp_path: Path
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_url).up()
-    history.add("a2", _ADD)
+    history.add("a2", ADD)
     file = tmp_path / "plan.sql"
     result = history.invoke(empty_url, "plan", "--json", "--output", str(file))
     (planned,) = result.json["revisions"]
@@ -163,8 +161,8 @@ def test_plan_shows_the_sql_and_changes_nothing(
 
 
 def test_plan_without_a_database(history: History) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    history.add("a2", ADD)
     nowhere = "postgresql://nobody@127.0.0.1:1/none"
     for dialect in ("postgresql", "mariadb", "sqlite"):
         words = ("plan", "--dialect", dialect, "--from", "a1", "--json")
@@ -184,7 +182,7 @@ def test_plan_without_a_database(history: History) -> None:
 def test_down_takes_back_and_refuses_what_cannot_be(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE, downgrade=_DROP)
+    history.add("a1", CREATE, downgrade=_DROP)
     history.add("a2", more='irreversible = "the sizes are gone"')
     history.runner(empty_url).up()
     refused = history.invoke(empty_url, "down", "base", "--yes", "--json")
@@ -200,12 +198,12 @@ def test_down_takes_back_and_refuses_what_cannot_be(
 
 
 def test_down_asks_before(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     assert history.invoke(empty_postgres_url, "down", "base").code == 1
 
 
 def test_locks_show_who_holds_and_who_waits(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_postgres_url).up()
     reader = psycopg2.connect(empty_postgres_url, application_name="nightly-report")
     writer = psycopg2.connect(empty_postgres_url, application_name="alterer")
@@ -233,7 +231,7 @@ def test_locks_show_who_holds_and_who_waits(history: History, empty_postgres_url
 def test_lock_of_sqlite_is_a_file_that_nobody_can_ask_about(
     history: History, tmp_path: Path
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     url = f"sqlite:///file:{tmp_path / 'a%20b.db'}?uri=true"
     shown = history.invoke(url, "locks")
     assert (shown.code, "not known to SQLite" in shown.output) == (0, True)
@@ -242,14 +240,14 @@ def test_lock_of_sqlite_is_a_file_that_nobody_can_ask_about(
     lock = tmp_path / "a b.db.lock"
     lock.unlink()
     lock.mkdir()
-    history.add("a2", _ADD)
+    history.add("a2", ADD)
     refused = history.invoke(url, "up", "--json")
     assert refused.code == ExitCode.USAGE
     assert refused.json["error"].startswith(f"{lock} cannot be opened: Is a directory")
 
 
 def test_new_writes_a_revision_that_passes(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     behind = history.invoke(empty_postgres_url, "new", "Add all")
     assert behind.code == 20
     empty = history.invoke(
@@ -268,7 +266,7 @@ def test_new_writes_a_revision_that_passes(history: History, empty_postgres_url:
 def test_new_compares_the_models_with_a_current_database(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_postgres_url).up()
     written = history.invoke(empty_postgres_url, "new", "Make the catalog", "--json")
     source = Path(written.json["path"]).read_text()
@@ -311,13 +309,13 @@ def test_metrics_are_written_and_the_last_success_stays(
     history: History, empty_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "tidegate.prom"
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     assert history.invoke(empty_url, "up", MIGRATE_METRICS_FILE=str(file)).code == 0
     first = values(file.read_text())
     assert first["service_migration_last_exit_code"] == 0
     assert first["service_migration_revisions"] == 1
     assert first["service_migration_revision_duration_seconds"] > 0
-    history.add("a2", _CREATE)
+    history.add("a2", CREATE)
     assert history.invoke(empty_url, "up", MIGRATE_METRICS_FILE=str(file)).code == 40
     second = values(file.read_text())
     assert second["service_migration_last_exit_code"] == 40
@@ -332,7 +330,7 @@ def test_metrics_are_written_and_the_last_success_stays(
 def test_metrics_are_pushed(
     history: History, empty_postgres_url: str, userinfo: str, sent: bytes | None
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     gateway = Gateway()
     thread = threading.Thread(target=gateway.serve_forever)
     thread.start()
@@ -355,7 +353,7 @@ def test_metrics_are_pushed(
 def test_metrics_that_cannot_be_delivered_fail_nothing(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     result = history.invoke(
         empty_postgres_url,
         "up",

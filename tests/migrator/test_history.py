@@ -1,7 +1,7 @@
 """What a database remembers: edited files, older releases, databases without a history."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,15 +15,12 @@ from service.migrator.phases import Phase
 from service.migrator.revisions import Revisions
 from service.migrator.schema_status import SchemaState
 from service.migrator.waiting import wait_until_compatible
-from tests.migrator.histories import History, named
+from tests.migrator.histories import ADD, CREATE, History, named
 from tests.support.databases import migrate, worker_name
 from tests.support.polling import eventually
 from tests.support.postgres import execute, temporary_role
 from tests.support.scraping import scraped
 from tests.support.server import running_service
-
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
-_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 
 
 def remembered(engine: Engine) -> dict[str, Any]:
@@ -34,7 +31,7 @@ def remembered(engine: Engine) -> dict[str, Any]:
 def test_history_keeps_revision_checksum_phase_and_duration(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.add("a2", "time.sleep(0.1)", phase="contract")
     history.runner(empty_url).up()
     found = remembered(engine)
@@ -50,8 +47,8 @@ def test_history_keeps_revision_checksum_phase_and_duration(
 def test_revision_that_fails_is_not_remembered(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", f'{_ADD}\nop.drop_table("not_there")')
+    history.add("a1", CREATE)
+    history.add("a2", f'{ADD}\nop.drop_table("not_there")')
     with pytest.raises(MigrationError, match="not_there") as failed:
         history.runner(empty_url).up()
     assert int(failed.value.exit_code) == 40
@@ -66,15 +63,15 @@ def test_revision_that_fails_is_not_remembered(
 def test_revision_that_is_wrong_in_any_way_is_40(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE, downgrade="raise NotImplementedError")
-    path = history.add("a2", f'{_ADD}\n{{}}["secret"]')
+    history.add("a1", CREATE, downgrade="raise NotImplementedError")
+    path = history.add("a2", f'{ADD}\n{{}}["secret"]')
     result = history.invoke(empty_url, "up", "--json")
     assert (result.code, result.json["exit_code"]) == (40, 40)
     assert result.json["error"].startswith("a2 failed: KeyError: 'secret'")
     assert [*remembered(engine)] == ["a1"]
     columns = [column["name"] for column in inspect(engine).get_columns("things")]
     assert ("size" in columns) is (engine.dialect.name == "mariadb")
-    path.write_text(path.read_text().replace(_ADD, "").replace('{}["secret"]', "pass"))
+    path.write_text(path.read_text().replace(ADD, "").replace('{}["secret"]', "pass"))
     assert history.invoke(empty_url, "up").code == 0
     down = history.invoke(empty_url, "down", "--yes", "--json", "base")
     assert down.code == 40
@@ -82,8 +79,8 @@ def test_revision_that_is_wrong_in_any_way_is_40(
 
 
 def test_edited_file_of_an_applied_revision_is_34(history: History, empty_url: str) -> None:
-    history.add("a1", _CREATE)
-    path = history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    path = history.add("a2", ADD)
     history.runner(empty_url).up()
     # What a checkout does to the ends of lines is no edit.
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -104,8 +101,8 @@ def test_edited_file_of_an_applied_revision_is_34(history: History, empty_url: s
 def test_database_without_a_history_gets_one(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    history.add("a2", ADD)
     history.runner(empty_url).up()
     with engine.begin() as connection:
         connection.execute(text(f"DROP TABLE {HISTORY_TABLE}"))
@@ -126,18 +123,17 @@ def test_database_without_a_history_gets_one(
 
 def older(history: History, tmp_path: Path, revisions: int) -> History:
     """A release that has only the first ones."""
-    directory = tmp_path / "older"
-    directory.mkdir()
+    release = History(tmp_path / "older")
     for path in sorted(history.directory.glob("*.py"))[:revisions]:
-        (directory / path.name).write_bytes(path.read_bytes())
-    return History(directory)
+        (release.directory / path.name).write_bytes(path.read_bytes())
+    return release
 
 
 def test_older_release_works_with_a_database_that_is_ahead_by_expansions(
     history: History, empty_url: str, tmp_path: Path
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    history.add("a2", ADD)
     history.runner(empty_url).up()
     release = older(history, tmp_path, 1)
     assert release.invoke(empty_url, "up").code == 0
@@ -149,8 +145,8 @@ def test_older_release_works_with_a_database_that_is_ahead_by_expansions(
 def test_older_release_refuses_a_database_that_is_past_a_contract_with_21(
     history: History, empty_url: str, engine: Engine, tmp_path: Path
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    history.add("a2", ADD)
     history.add("a3", phase="contract")
     history.add("a4")
     history.runner(empty_url).up()
@@ -175,7 +171,6 @@ def test_older_release_keeps_serving_a_database_that_is_ahead(
     postgres_url: str, tmp_path: Path
 ) -> None:
     newer = History(tmp_path / "newer")
-    newer.directory.mkdir()
     for path in Revisions().scripts.walk_revisions():
         source = Path(path.path)
         (newer.directory / source.name).write_bytes(source.read_bytes())
@@ -212,8 +207,8 @@ def test_older_release_keeps_serving_a_database_that_is_ahead(
 def test_histories_that_diverge_are_an_error(
     history: History, empty_url: str, tmp_path: Path
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("b2", _ADD)
+    history.add("a1", CREATE)
+    history.add("b2", ADD)
     history.runner(empty_url).up()
     release = older(history, tmp_path, 1)
     release.names.append("a1")
@@ -229,7 +224,7 @@ def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
     reader = f"reader_{worker_name()}"
     with temporary_role(empty_postgres_url, reader) as url:
         engine = create_db_engine(url, pool_name="reader")
-        history.add("a1", _CREATE)
+        history.add("a1", CREATE)
         history.runner(empty_postgres_url).up()
         execute(empty_postgres_url, f"GRANT SELECT ON alembic_version TO {reader}")
         release = older(history, tmp_path, 1)
@@ -252,7 +247,7 @@ def test_role_of_the_service_may_read_the_history_where_it_may_read_the_version(
 def test_role_that_may_not_read_the_version_is_no_database_that_cannot_be_reached(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_postgres_url).up()
     with temporary_role(empty_postgres_url, f"blind_{worker_name()}") as url:
         result = history.invoke(url, "status", "--json")

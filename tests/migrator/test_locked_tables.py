@@ -15,11 +15,9 @@ from service.database import create_db_engine
 from service.migrator.errors import LockRetriesError
 from service.migrator.events import Event
 from service.migrator.history import HISTORY_TABLE
-from tests.migrator.histories import History, named
+from tests.migrator.histories import ADD, CREATE, History, named
 from tests.support.polling import eventually
 
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
-_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 _LOCK_TIMEOUT: Final = 0.5
 _ATTEMPTS: Final = 3
 
@@ -45,9 +43,9 @@ def _named(url: str) -> dict[str, str]:
 @pytest.fixture
 def pending(history: History, empty_url: str) -> History:
     """The table is there, a column is to come."""
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_url).up()
-    history.add("a2", _ADD)
+    history.add("a2", ADD)
     return history
 
 
@@ -128,9 +126,9 @@ class Reader(threading.Thread):
 def test_readers_wait_behind_an_attempt_and_no_longer(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_postgres_url).up()
-    history.add("a2", _ADD)
+    history.add("a2", ADD)
     runner = history.runner(empty_postgres_url, lock_timeout=_LOCK_TIMEOUT, lock_budget=600)
     readers = [Reader(empty_postgres_url) for _ in range(3)]
     held = contextlib.ExitStack()
@@ -166,9 +164,9 @@ def test_readers_wait_behind_an_attempt_and_no_longer(
 
 
 def test_revision_has_timeouts_of_its_own(history: History, empty_url: str, engine: Engine) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_url).up()
-    history.add("a2", _ADD, more="lock_timeout = 0.2\nstatement_timeout = 7\n")
+    history.add("a2", ADD, more="lock_timeout = 0.2\nstatement_timeout = 7\n")
     told: list[Event] = []
     runner = history.runner(empty_url, told=told, lock_timeout=60, lock_budget=0)
     with held_table(empty_url), pytest.raises(LockRetriesError):

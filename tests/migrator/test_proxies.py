@@ -6,10 +6,9 @@ import pytest
 
 from service.migrator.errors import ExitCode, UsageError
 from service.migrator.schema_status import SchemaState
-from tests.migrator.histories import History
+from tests.migrator.histories import CREATE, History
 from tests.support.pgbouncer import pgbouncer, require_pgbouncer
 
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 # Otherwise it refuses every client that names its timeouts at the start.
 _TAKES_OPTIONS: Final = {"ignore_startup_parameters": "options,extra_float_digits"}
 
@@ -24,7 +23,7 @@ def _installed() -> None:
 def test_transaction_mode_is_refused_with_2_and_the_reason(
     history: History, empty_postgres_url: str, servers: str, round_robin: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with pgbouncer(
         empty_postgres_url,
         pool_mode="transaction",
@@ -38,7 +37,7 @@ def test_transaction_mode_is_refused_with_2_and_the_reason(
 
 
 def test_refusal_is_one_line_and_exit_code_2(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with pgbouncer(empty_postgres_url, pool_mode="transaction", **_TAKES_OPTIONS) as url:
         result = history.invoke(url, "up", "--json")
     assert result.code == 2
@@ -48,7 +47,7 @@ def test_refusal_is_one_line_and_exit_code_2(history: History, empty_postgres_ur
 
 
 def test_waiting_needs_no_session_of_its_own(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with pgbouncer(empty_postgres_url, pool_mode="transaction", **_TAKES_OPTIONS) as url:
         assert history.invoke(url, "wait", "--timeout", "0").code == ExitCode.BEHIND
         history.runner(empty_postgres_url).up()
@@ -58,7 +57,7 @@ def test_waiting_needs_no_session_of_its_own(history: History, empty_postgres_ur
 def test_proxy_that_takes_no_options_is_refused_at_once(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with (
         pgbouncer(empty_postgres_url, pool_mode="session") as url,
         pytest.raises(UsageError, match="refuses the session's timeouts"),
@@ -67,7 +66,7 @@ def test_proxy_that_takes_no_options_is_refused_at_once(
 
 
 def test_session_mode_works(history: History, empty_postgres_url: str) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with pgbouncer(empty_postgres_url, pool_mode="session", **_TAKES_OPTIONS) as url:
         assert history.runner(url).up().state is SchemaState.BEHIND
         assert history.runner(url).up().state is SchemaState.CURRENT
@@ -76,7 +75,7 @@ def test_session_mode_works(history: History, empty_postgres_url: str) -> None:
 def test_session_mode_with_too_few_sessions_is_refused(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with (
         pgbouncer(
             empty_postgres_url, pool_mode="session", default_pool_size="1", **_TAKES_OPTIONS

@@ -15,12 +15,11 @@ from sqlalchemy import Engine, inspect, text
 from service.migrator.errors import MigrationError
 from service.migrator.events import Event
 from service.migrator.lock import LOCK_KEY
-from tests.migrator.histories import History, Result, finish, named, read_until
+from tests.migrator.histories import ADD, CREATE, History, Result, finish, named, read_until
 from tests.support.polling import eventually
 from tests.support.postgres import execute
 
 # As three of the catalog's: a column, a concurrent index, a batched backfill.
-_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 _INDEX: Final = 'create_index_concurrently("ix_things_size", "things", ["size"])'
 _FILL: Final = """
     things = sa.table("things", sa.column("id"), sa.column("size"))
@@ -28,7 +27,6 @@ _FILL: Final = """
         things, key="id", values={"size": things.c.id + 1}, where=things.c.size.is_(None), batch=200
     )
 """
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 # When the lock of a killed runner has to be free. The promise is 3 s (docs/migrations.md has what
 # was measured); the rest is for a machine that has other things to do.
 _FREE_SECONDS: Final = 3 + 27
@@ -56,8 +54,8 @@ def applied_once(results: list[Result], names: list[str]) -> None:
 def test_eight_at_once_on_an_empty_database(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD)
+    history.add("a1", CREATE)
+    history.add("a2", ADD)
     history.add("a3", _INDEX)
     applied_once(eight(history, empty_url), ["a1", "a2", "a3"])
     assert [index["name"] for index in inspect(engine).get_indexes("things")] == ["ix_things_size"]
@@ -66,13 +64,13 @@ def test_eight_at_once_on_an_empty_database(
 def test_eight_at_once_on_a_database_with_rows(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     history.runner(empty_url).up()
     with engine.begin() as connection:
         connection.execute(
             text("INSERT INTO things (id) VALUES (:id)"), [{"id": i} for i in range(1, 1001)]
         )
-    history.add("a2", _ADD)
+    history.add("a2", ADD)
     history.add("a3", _INDEX)
     history.add("a4", _FILL)
     applied_once(eight(history, empty_url), ["a2", "a3", "a4"])
@@ -86,10 +84,10 @@ def test_another_finishes_what_a_killed_runner_began(
 ) -> None:
     slow = tmp_path / "slow"
     slow.touch()
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     # For longer than the second one waits: only the end of the first one's session lets it in.
     wait = f"if os.path.exists({str(slow)!r}): op.execute('SELECT pg_sleep(600)')"
-    history.add("a2", f"{_ADD}\n{wait}", more="statement_timeout = 700")
+    history.add("a2", f"{ADD}\n{wait}", more="statement_timeout = 700")
     first = history.start(empty_postgres_url, "up")
     with observer(empty_postgres_url) as ask:
         eventually(lambda: ask(_RUNNING, "%pg_sleep(600)%"), within=60)
@@ -113,7 +111,7 @@ def test_another_finishes_what_a_killed_runner_began(
 def test_index_that_a_killed_runner_left_is_built_anew(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", f"{_CREATE}\n{_ADD}")
+    history.add("a1", f"{CREATE}\n{ADD}")
     history.runner(empty_postgres_url).up()
     history.add("a2", _INDEX)
     with (
@@ -144,7 +142,7 @@ def test_index_that_a_killed_runner_left_is_built_anew(
 def test_index_that_cannot_be_built_is_an_error_and_the_next_run_mends_it(
     history: History, empty_postgres_url: str
 ) -> None:
-    history.add("a1", f"{_CREATE}\n{_ADD}")
+    history.add("a1", f"{CREATE}\n{ADD}")
     history.runner(empty_postgres_url).up()
     execute(empty_postgres_url, "INSERT INTO things VALUES (1, 7), (2, 7)")
     history.add("a2", _INDEX.replace("])", "], unique=True)"))
@@ -164,7 +162,7 @@ def test_index_that_cannot_be_built_is_an_error_and_the_next_run_mends_it(
 
 
 def test_other_index_of_that_name_is_not_taken_for_it(history: History, empty_url: str) -> None:
-    history.add("a1", f"{_CREATE}\n{_ADD}\nop.create_index('ix_things_size', 'things', ['id'])")
+    history.add("a1", f"{CREATE}\n{ADD}\nop.create_index('ix_things_size', 'things', ['id'])")
     history.add("a2", _INDEX)
     with pytest.raises(MigrationError, match="ix_things_size"):
         history.runner(empty_url).up()

@@ -16,12 +16,9 @@ from service.migrator.lock import LOCK_KEY, runner_lock
 from service.migrator.revisions import Revisions
 from service.migrator.schema_status import SchemaState, SchemaStatus
 from tests.support.database_server import running
+from tests.support.databases import migrate
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, ReplicaServer
-
-
-def migrate(url: str, *, wait: float = 30) -> SchemaState:
-    return runner.up(DatabaseSettings(url=url), wait=wait).state
 
 
 def status(url: str) -> SchemaStatus:

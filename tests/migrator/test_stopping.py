@@ -9,11 +9,9 @@ from typing import Final
 from sqlalchemy import Engine, inspect, text
 
 from service.migrator.lock import runner_lock
-from tests.migrator.histories import History, Result, finish, named, read_until
+from tests.migrator.histories import ADD, CREATE, History, Result, finish, named, read_until
 from tests.support.polling import eventually
 
-_CREATE: Final = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
-_ADD: Final = 'op.add_column("things", sa.Column("size", sa.Integer))'
 # Far less than anything here takes that nobody ends, and enough for a machine that is busy.
 _SOON_SECONDS: Final = 30
 # Each at least 50 s in one call of the driver's, in C. That is within the timeout of a statement:
@@ -42,8 +40,8 @@ def test_sigterm_ends_the_statement_that_runs(
 ) -> None:
     started = tmp_path / "started"
     more = f"import pathlib\nstarted = pathlib.Path({str(started)!r})\n"
-    history.add("a1", _CREATE)
-    history.add("a2", _ADD + _SLOW, more=more)
+    history.add("a1", CREATE)
+    history.add("a2", ADD + _SLOW, more=more)
     process = history.start(empty_url, "up")
     eventually(started.exists, within=60)
     result, seconds = stopped(process, signal.SIGTERM)
@@ -64,7 +62,7 @@ def test_sigterm_ends_the_statement_that_runs(
 def test_signal_ends_the_wait_for_another_runner(
     history: History, empty_url: str, engine: Engine
 ) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     with runner_lock(engine, wait=0):
         process = history.start(empty_url, "up", "--wait", "600")
         read_until(process, "lock_wait")
@@ -75,7 +73,7 @@ def test_signal_ends_the_wait_for_another_runner(
 
 
 def test_sigint_ends_the_wait_for_the_database(history: History) -> None:
-    history.add("a1", _CREATE)
+    history.add("a1", CREATE)
     process = history.start("postgresql://nobody@127.0.0.1:1/none", "up", "--wait", "600")
     read_until(process, "database_wait")
     result, seconds = stopped(process, signal.SIGINT)

@@ -1,8 +1,5 @@
 """What the files of revisions tell, before anything is run."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from service.migrator.errors import ExitCode, UsageError
@@ -10,7 +7,7 @@ from service.migrator.lint.findings import Finding
 from service.migrator.released import released
 from service.migrator.revisions import Revisions
 from service.migrator.verify import exit_code, verify
-from tests.support.revision_project import RevisionProject
+from tests.support.revision_project import RevisionProject, git
 
 
 def found_in(project: RevisionProject) -> list[Finding]:
@@ -104,12 +101,6 @@ def test_names_tell_date_and_revision(project: RevisionProject) -> None:
     ):
         path = path.rename(path.with_name(name))
         assert rules(found_in(project)) == [rule]
-
-
-def git(directory: Path, *words: str) -> None:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    command = ["git", "-C", str(directory), *identity, *words]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_released_revision_may_not_change(project: RevisionProject) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from service.database import DatabaseSettings
 from service.migrator import runner
+from service.migrator.schema_status import SchemaState
 from tests.support.mariadb import MariaDBServer
 from tests.support.postgres import execute
 
@@ -91,11 +92,16 @@ class SqliteDatabases:
         return f"sqlite:///{path}"
 
 
-def migrate(url: str) -> None:
-    """Bring a database to the newest schema, the way the service does."""
+def migrate(url: str, *, wait: float = 30) -> SchemaState:
+    """Bring a database to the newest schema, the way the service does.
+
+    Returns:
+        Where it stood before.
+    """
     settings = DatabaseSettings(url=url)
     # Before the tests begin, that of a developer's `.env` would be read, and be migrated.
-    runner.up(settings.model_copy(update={"migrate_url": SecretStr(url)}), wait=30)
+    settings = settings.model_copy(update={"migrate_url": SecretStr(url)})
+    return runner.up(settings, wait=wait).state
 
 
 def worker_name() -> str:

@@ -1,5 +1,6 @@
 """Revisions that a test writes, in a directory of their own, run by the service's environment."""
 
+import subprocess
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -29,6 +30,46 @@ def downgrade() -> None:
     """Go back."""
 {downgrade}
 '''
+
+
+def write_revision(  # noqa: PLR0913 - what a revision consists of
+    path: Path,
+    revision: str,
+    *,
+    after: str | None,
+    title: str,
+    upgrade: str,
+    downgrade: str,
+    head: str,
+) -> None:
+    """Write the file of a revision.
+
+    Args:
+        path: Which file.
+        revision: Its identifier.
+        after: The revision before it, if there is one.
+        title: What it is called.
+        upgrade: The body of its function.
+        downgrade: The body of the other one.
+        head: What stands before the functions.
+    """
+    path.write_text(
+        _FILE.format(
+            title=title,
+            revision=revision,
+            down_revision=after,
+            head=dedent(head).strip(),
+            upgrade=indent(dedent(upgrade).strip(), "    "),
+            downgrade=indent(dedent(downgrade).strip(), "    "),
+        )
+    )
+
+
+def git(directory: Path, *words: str) -> None:
+    """Run Git in a directory, as somebody."""
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    command = ["git", "-C", str(directory), *identity, *words]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 class RevisionProject:
@@ -63,15 +104,14 @@ class RevisionProject:
         revision = f"{number:012d}"
         before = (list(self.files)[-1] if self.files else None) if after == "" else after
         path = self.versions / f"2026_01_{number:02d}_0900-{revision}_change_{number}.py"
-        path.write_text(
-            _FILE.format(
-                title=f"Change {number}",
-                revision=revision,
-                down_revision=before,
-                head=dedent(head).strip(),
-                upgrade=indent(dedent(upgrade).strip(), "    "),
-                downgrade=indent(dedent(downgrade).strip(), "    "),
-            )
+        write_revision(
+            path,
+            revision,
+            after=before,
+            title=f"Change {number}",
+            upgrade=upgrade,
+            downgrade=downgrade,
+            head=head,
         )
         self.files[revision] = path
         return revision
