@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.faults import Fault
-from tests.faults.observer import Observer, present
+from tests.faults.observer import PROBES, Observer
 from tests.faults.outcome import Outcome, Times
 from tests.load.client import Plan, answers, begin
 from tests.load.servers import CONNECTIONS, FILL, PRODUCTS
@@ -41,9 +41,7 @@ def run(fault: Fault, times: Times) -> Outcome:
         execute(url, FILL)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(running_service(directory, settings(url, times)))
-        observer = Observer(
-            service.port, present(service.port), every=times.every, timeout=times.liveness
-        )
+        observer = Observer(service.port, PROBES, every=times.every, timeout=times.liveness)
         plan = Plan(service.port, CLIENTS, _LONGEST, PRODUCTS, creates=0.5, timeout=_CLIENT_TIMEOUT)
         clients = begin(plan)
         stack.callback(clients.kill)

@@ -9,11 +9,9 @@ from typing import Final, NamedTuple
 
 LIVENESS: Final = "/livez"
 READINESS: Final = "/readyz"
-# Those that a release does not have yet are left out.
 PROBES: Final = (LIVENESS, READINESS, "/startupz", "/readyz/database", "/readyz/schema")
 TIMEOUT: Final = "timeout"
 BROKEN: Final = "broken"
-_NOT_FOUND: Final = "404"
 
 
 class Said(NamedTuple):
@@ -90,8 +88,3 @@ def ask(port: int, probe: str, timeout: float) -> Said:
     finally:
         connection.close()
     return Said(probe, start, time.monotonic() - start, status)
-
-
-def present(port: int) -> list[str]:
-    """The probes that a service has."""
-    return [probe for probe in PROBES if ask(port, probe, timeout=5).status != _NOT_FOUND]

@@ -149,13 +149,6 @@ class Outcome:
         return [each for each in self.answers if each.sent >= self.recovered]
 
     @property
-    def last_failure(self) -> float | None:
-        """Seconds from the recovery to the end of the last request that fails; None of none."""
-        failed = [each.sent + each.seconds for each in self.answers if not each.is_success]
-        after = [end - self.recovered for end in failed if end > self.recovered]
-        return max(after) if after else None
-
-    @property
     def longest(self) -> float:
         """Seconds of the longest request that met the fault, or came after it."""
         return max((each.seconds for each in [*self.during, *self.after]), default=0.0)

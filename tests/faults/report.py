@@ -87,17 +87,15 @@ def _got(answers: Iterable[Answer]) -> str:
 
 def by_second(outcome: Outcome) -> Grid:
     """What was seen in each second, counted from the fault."""
-    present = {each.probe for each in outcome.said}
-    probes = [probe for probe in PROBES if probe in present]
     first, last = (
         math.floor(instant - outcome.caused) for instant in (outcome.begun, outcome.stopped)
     )
-    names = ("second", *(f"`{probe}`" for probe in probes), "clients", "longest")
+    names = ("second", *(f"`{probe}`" for probe in PROBES), "clients", "longest")
     # Whole seconds only.
-    return Grid(names, [_second(outcome, number, probes) for number in range(first + 1, last)])
+    return Grid(names, [_second(outcome, number) for number in range(first + 1, last)])
 
 
-def _second(outcome: Outcome, number: int, probes: Sequence[str]) -> Sequence[str]:
+def _second(outcome: Outcome, number: int) -> Sequence[str]:
     start = outcome.caused + number
     said = [
         _changes(
@@ -105,7 +103,7 @@ def _second(outcome: Outcome, number: int, probes: Sequence[str]) -> Sequence[st
             for each in outcome.said
             if each.probe == probe and start <= each.asked < start + 1
         )
-        for probe in probes
+        for probe in PROBES
     ]
     ended = [each for each in outcome.answers if start <= each.sent + each.seconds < start + 1]
     longest = max((each.seconds for each in ended), default=None)

@@ -116,4 +116,4 @@ def test_the_page_shows_what_was_skipped() -> None:
     text = page([outcome(GOOD), Skipped(CutOff(), "needs root")], TIMES)
     assert "| stopped | 10.00 s |" in text
     assert "| cut-off | SKIPPED: needs root |" in text
-    assert "| 2 | - | 503 | - | - |" in text
+    assert "| 2 | - | 503 | - | - | - | - | - |" in text

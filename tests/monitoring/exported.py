@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.support import run
@@ -69,11 +68,6 @@ def exported_series(directory: Path, url: str) -> Exported:
     return found
 
 
-def families(text: str) -> list[Metric]:
-    """The metrics of an exposition."""
-    return [*text_string_to_metric_families(text)]
-
-
 def _ask_for_everything(service: Service) -> None:
     ask = service.http
     product = {"code": "ROPE", "name": "Rope", "price": "1.00"}
@@ -85,7 +79,7 @@ def _ask_for_everything(service: Service) -> None:
 
 
 def _add(found: Exported, text: str) -> None:
-    for family in families(text):
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = found.setdefault(sample.name, defaultdict(set))
             for label, value in sample.labels.items():
