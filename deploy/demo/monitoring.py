@@ -47,27 +47,27 @@ def faster_configuration(configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def faster_rules(document: dict[str, Any]) -> dict[str, Any]:
-    """A file of rules with each `for`, `keep_firing_for` and range divided by `FACTOR`."""
+def faster_rules(document: dict[str, Any], factor: int = FACTOR) -> dict[str, Any]:
+    """A file of rules with each `for`, `keep_firing_for` and range divided by a factor."""
     return {
         **document,
         "groups": [
-            {**group, "rules": [_faster(rule) for rule in group["rules"]]}
+            {**group, "rules": [_faster(rule, factor) for rule in group["rules"]]}
             for group in document["groups"]
         ],
     }
 
 
-def _faster(rule: dict[str, Any]) -> dict[str, Any]:
+def _faster(rule: dict[str, Any], factor: int) -> dict[str, Any]:
     waits: dict[str, Any] = {
-        name: _divide(rule[name]) for name in ("for", "keep_firing_for") if name in rule
+        name: _divide(rule[name], factor) for name in ("for", "keep_firing_for") if name in rule
     }
-    query = _RANGE.sub(lambda match: _divide(match[0]), rule["expr"])
+    query = _RANGE.sub(lambda match: _divide(match[0], factor), rule["expr"])
     return {**rule, **waits, "expr": query}
 
 
-def _divide(text: str) -> str:
-    return _DURATION.sub(lambda found: f"{int(found[1]) * _UNITS[found[2]] // FACTOR}ms", text)
+def _divide(text: str, factor: int) -> str:
+    return _DURATION.sub(lambda found: f"{int(found[1]) * _UNITS[found[2]] // factor}ms", text)
 
 
 def _read(path: Path) -> dict[str, Any]:

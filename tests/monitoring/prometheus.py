@@ -1,16 +1,17 @@
 """A real Prometheus with our rules, for which a minute is a second."""
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 import yaml
 
+from deploy.demo import prometheus
+from deploy.demo.monitoring import faster_rules
 from tests.monitoring.installed import program
 from tests.monitoring.rules import RULES
 from tests.support.polling import eventually
@@ -19,21 +20,10 @@ from tests.support.ports import free_port
 # So much faster than written do the rules run: their `for`, and the ranges that they look back.
 HURRY: Final = 60
 _INTERVAL: Final = "250ms"
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def hurried(rules: str) -> str:
-    """The text of a file of rules, with each `for` and each range divided by `HURRY`."""
-
-    def divide(match: re.Match[str]) -> str:
-        before, number, unit, after = match.groups()
-        return f"{before}{int(number) * _UNITS[unit] * 1000 // HURRY}ms{after}"
-
-    return re.sub(r"(for: |\[)(\d+)([smhd])(\]|$)", divide, rules, flags=re.MULTILINE)
-
-
-class Prometheus:
-    """A running server.
+class Prometheus(prometheus.Prometheus):
+    """A running server, and what it scrapes.
 
     Args:
         directory: Where its files lie.
@@ -41,13 +31,13 @@ class Prometheus:
     """
 
     def __init__(self, directory: Path, port: int) -> None:
+        super().__init__(port)
         self._targets = directory / "targets.json"
-        self._http = httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10)
 
     def is_ready(self) -> bool:
         """Whether it answers."""
         try:
-            self._get("alerts")
+            self.alerts()
         except httpx2.HTTPError:
             return False
         return True
@@ -62,20 +52,7 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         """The names of the alerts that fire."""
-        alerts = self._get("alerts")["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
-
-    def value(self, query: str) -> float | None:
-        """What a query for one series finds."""
-        result = self._get("query", query=query)["result"]
-        return float(result[0]["value"][1]) if result else None
-
-    def _get(self, path: str, **params: str) -> Any:
-        return self._http.get(f"/{path}", params=params).raise_for_status().json()["data"]
-
-    def close(self) -> None:
-        """Ask nothing more."""
-        self._http.close()
+        return {name for name, alert in self.alerts().items() if alert.state == "firing"}
 
 
 @contextmanager
@@ -87,7 +64,8 @@ def running_prometheus(directory: Path) -> Iterator[Prometheus]:
     """
     executable = program("prometheus")
     for path in RULES:
-        (directory / path.name).write_text(hurried(path.read_text(encoding="utf-8")))
+        rules = faster_rules(yaml.safe_load(path.read_text(encoding="utf-8")), HURRY)
+        (directory / path.name).write_text(yaml.safe_dump(rules))
     configuration = {
         "global": {
             "scrape_interval": _INTERVAL,
