@@ -146,6 +146,15 @@ def config(manifests: list[Manifest]) -> dict[str, str]:
     return result
 
 
+def pgbouncer_files(manifests: list[Manifest]) -> dict[str, str]:
+    """The files that PgBouncer reads, by name."""
+    (found,) = (
+        m["data"] for m in of_kind(manifests, "ConfigMap") if "pgbouncer.ini" in m.get("data", {})
+    )
+    result: dict[str, str] = found
+    return result
+
+
 def environment(manifests: list[Manifest], container: Manifest) -> dict[str, str]:
     """The variables of a container, as the kubelet would set them."""
     variables: dict[str, str] = {}

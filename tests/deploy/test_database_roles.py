@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from service.database import DatabaseSettings, create_async_db_engine, create_db_engine
 from service.database.network_loss import SESSION_PARAMETERS
 from service.migrator.errors import ExitCode
-from tests.deploy.manifests import of_kind, rendered
+from tests.deploy.manifests import pgbouncer_files, rendered
 from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.pgbouncer import pgbouncer_version, require_pgbouncer, running_pgbouncer
@@ -67,11 +67,7 @@ def pooled(server: PostgresServer) -> Iterator["tuple[str, subprocess.Popen[byte
     """The URL of the database through PgBouncer as the component configures it, and that."""
     require_pgbouncer()
     port = free_port()
-    (files,) = (
-        m["data"]
-        for m in of_kind(rendered("base+pgbouncer"), "ConfigMap")
-        if "pgbouncer.ini" in m["data"]
-    )
+    files = pgbouncer_files(rendered("base+pgbouncer"))
     ini, databases = files["pgbouncer.ini"], files["databases.ini"]
     ini = re.sub(r"(?m)^listen_port = .*", f"listen_port = {port}", ini)
     ini = re.sub(r"/(etc|var/run)/pgbouncer/", "{directory}/", ini)

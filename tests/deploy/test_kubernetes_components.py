@@ -17,6 +17,7 @@ from tests.deploy.manifests import (
     container,
     environment,
     of_kind,
+    pgbouncer_files,
     pods,
     rendered,
     service_pod,
@@ -206,11 +207,7 @@ def test_keda_asks_for_its_own_namespace_and_falls_back_within_its_bounds(render
 def test_every_overlay_tells_pgbouncers_sessions_the_same() -> None:
     told = set()
     for rendering in ("base+pgbouncer", "overlays/staging"):
-        (text,) = (
-            m["data"]["databases.ini"]
-            for m in of_kind(rendered(rendering), "ConfigMap")
-            if "databases.ini" in m["data"]
-        )
+        text = pgbouncer_files(rendered(rendering))["databases.ini"]
         told |= {*re.findall(r"connect_query='([^']*)'", text)}
     assert len(told) == 1
 

@@ -4,16 +4,14 @@ import configparser
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from service.cli.main import app
 from service.database.budget import MIGRATION_CONNECTIONS
 from service.database.layered_settings import variable_names
 from service.migrator.settings import MigratorSettings
 from service.settings import DatabaseSettings, Settings, SettingsError, load_settings
+from tests.deploy.command_line import parse
 from tests.deploy.manifests import (
     KUBERNETES,
     OVERLAYS,
@@ -26,6 +24,7 @@ from tests.deploy.manifests import (
     most_pods,
     named,
     of_kind,
+    pgbouncer_files,
     pods,
     rendered,
     secret_files,
@@ -136,17 +135,6 @@ def test_secret_files_are_for_the_group_of_the_process_alone(manifests: list[Man
         assert modes == {0o440}
 
 
-def parse(words: list[str]) -> None:
-    """Have `tidegate` parse a command line, and run nothing; it raises what it does not know."""
-    program, *rest = words
-    assert program == "tidegate"
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        name, *rest = rest
-        command = command.commands[name]
-    command.make_context(command.name, rest)
-
-
 def test_every_command_exists(manifests: list[Manifest]) -> None:
     commands = []
     for _, each in ours(manifests):
@@ -245,9 +233,8 @@ def test_budgets_are_what_somebody_gives(manifests: list[Manifest], settings: Se
         has_cluster = settings.database.replica_url is not None
         assert budget <= (largest if has_cluster else USUAL_SERVER)
         return
-    files = next(m for m in of_kind(manifests, "ConfigMap") if "pgbouncer.ini" in m["data"])
     # PgBouncer's %include is no section of ini files.
-    text = files["data"]["pgbouncer.ini"].replace("%include", ";")
+    text = pgbouncer_files(manifests)["pgbouncer.ini"].replace("%include", ";")
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(text)
     pooler = parser["pgbouncer"]

@@ -17,7 +17,7 @@ from tests.deploy.manifests import (
     Manifest,
     config,
     container,
-    of_kind,
+    pgbouncer_files,
     pods,
     rendered,
 )
@@ -271,10 +271,6 @@ def require_image(name: str) -> None:
 
 def named_setting(manifests: list[Manifest], name: str) -> int:
     """A number of PgBouncer's configuration."""
-    (ini,) = (
-        m["data"]["pgbouncer.ini"]
-        for m in of_kind(manifests, "ConfigMap")
-        if "pgbouncer.ini" in m["data"]
-    )
+    ini = pgbouncer_files(manifests)["pgbouncer.ini"]
     (value,) = re.findall(rf"^{name} = (\d+)$", ini, re.MULTILINE)
     return int(value)
