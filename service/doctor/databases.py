@@ -158,8 +158,6 @@ def _failed(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OverdueError):
-        return "timeout"
     # Python's own complaint of a host name that cannot be one.
     return ConnectionLost.reason if isinstance(error, UnicodeError) else failure_reason(error)
 
