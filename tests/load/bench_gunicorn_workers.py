@@ -7,24 +7,20 @@ printed are medians and the spread over the rounds.
 
 import argparse
 import os
-import re
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from tests.load.measuring import figure, header, row
+from tests.load.servers import OTHER_CORE, SERVER_CORE
+from tests.load.wrk import Load, require_wrk, wrk
 from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
-from tests.support.ports import free_port
+from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
-from tests.support.server import PYTHON, ROOT, Service, environment
+from tests.support.server import PYTHON, ROOT, Service, running_service
 
 WORKERS: Final = {
     "ours": "service.web.worker.Worker",
@@ -39,56 +35,19 @@ def gunicorn(
     worker_class: str, database_url: str, directory: Path, *options: str
 ) -> Iterator[Service]:
     """Run the service under gunicorn with a worker class."""
-    port = free_port()
-    log = directory / f"{port}.log"
+
+    def command(_port: int) -> list[str]:
+        config = str(ROOT / "deploy" / "gunicorn.conf.py")
+        return ["taskset", "-c", str(SERVER_CORE), PYTHON, "-m", "gunicorn", "-c", config,
+                "-k", worker_class, *options]  # fmt: skip
+
     variables = {
         "ENVIRONMENT": "production",
         "LOG_LEVEL": "ERROR",
-        "PORT": str(port),
         "DATABASE_URL": database_url,
     }
-    config = str(ROOT / "deploy" / "gunicorn.conf.py")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [PYTHON, "-m", "gunicorn", "-c", config, "-k", worker_class, *options],
-            env=environment(variables),
-            cwd=directory,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    os.sched_setaffinity(process.pid, {0})
-    service = Service(process, port, log)
-    try:
-        service.wait_until_ready()
+    with running_service(directory, variables, command=command) as service:
         yield service
-    finally:
-        service.http.close()
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def wrk(service: Service, path: str, seconds: int) -> dict[str, float]:
-    """Load one path; returns requests per second, p99 in milliseconds, and failed requests."""
-    last = os.cpu_count() or 1
-    done = subprocess.run(
-        ["taskset", "-c", str(last - 1), "wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds}s", "--latency",
-         f"http://127.0.0.1:{service.port}{path}"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", done)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", done)
-    if rate is None or p99 is None:
-        raise RuntimeError(done)
-    errors = re.search(
-        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", done
-    )
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", done)
-    failed = sum(map(int, errors.groups())) if errors else 0
-    return {
-        "req/s": float(rate[1]),
-        "p99 ms": float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]],
-        "failed": failed + (int(refused[1]) if refused else 0),
-    }
 
 
 def measure(database_url: str, rounds: int, seconds: int) -> None:
@@ -102,19 +61,27 @@ def measure(database_url: str, rounds: int, seconds: int) -> None:
     header("load", "worker", "req/s", "p99 ms", "failed", "worker MiB")
     with tempfile.TemporaryDirectory() as directory:
         for title, path, options in kinds:
-            results: dict[str, list[dict[str, float]]] = {name: [] for name in WORKERS}
+            results: dict[str, list[tuple[Load, float]]] = {name: [] for name in WORKERS}
             for _ in range(rounds):
                 for name, worker_class in WORKERS.items():
                     where = Path(directory)
                     with gunicorn(worker_class, database_url, where, *options) as service:
                         service.http.post("/products", json=product)
-                        wrk(service, path, 1)
-                        result = wrk(service, path, seconds)
-                        worker = psutil.Process(service.process.pid).children()[0]
-                        result["worker MiB"] = worker.memory_info().rss / 2**20
-                        results[name].append(result)
+                        wrk(service, path, 1, clients=CLIENTS)
+                        load = wrk(service, path, seconds, clients=CLIENTS)
+                        # One that is recycled may have gone, and its successor not come.
+                        eventually(service.workers)
+                        size = service.workers()[0].memory_info().rss / 2**20
+                        results[name].append((load, size))
             for name, rows in results.items():
-                row(title, name, *(figure([each[key] for each in rows]) for key in rows[0]))
+                row(
+                    title,
+                    name,
+                    figure([load.rate for load, _ in rows]),
+                    figure([load.p99 for load, _ in rows]),
+                    str(sum(load.failed for load, _ in rows)),
+                    figure([size for _, size in rows]),
+                )
 
 
 def main() -> None:
@@ -123,8 +90,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of load in each round")
     arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("this benchmark needs wrk (apt-get install wrk)")
+    require_wrk()
+    os.sched_setaffinity(0, {OTHER_CORE})
     with running(PostgresServer()) as server:
         url = PostgresDatabases(server.url()).create("bench")
         migrate(url)

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.load.client import Answer, Plan, answers, begin
 from tests.load.measuring import figure, header, interleaved, row
 from tests.load.servers import CONNECTIONS, PRODUCTS, TEXTBOOK, TIDEGATE, catalog, serving
+from tests.support.scraping import scraped
 from tests.support.server import Service
 
 CLIENTS: Final = (10, 100, 300, 1000)
@@ -128,14 +127,7 @@ def percentile(given: Sequence[Answer], share: int) -> float | None:
 
 def pool_timeouts(service: Service) -> int:
     """How often requests waited for a connection in vain."""
-    exposition = service.http.get("/metrics").text
-    return sum(
-        int(sample.value)
-        for family in text_string_to_metric_families(exposition)
-        for sample in family.samples
-        if sample.name == "db_client_connection_timeouts_total"
-        and sample.labels["pool_name"] == "primary"
-    )
+    return int(scraped(service, "db_client_connection_timeouts_total", pool_name="primary"))
 
 
 def rows(rounds: dict[str, list[Round]]) -> dict[str, Row]:
