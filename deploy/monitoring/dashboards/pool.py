@@ -1,5 +1,6 @@
 """The pools: whether they are large enough, who has the connections, how the server answers."""
 
+from grafana_foundation_sdk.builders import timeseries
 from grafana_foundation_sdk.builders.dashboard import Dashboard, QueryVariable, Row
 
 from deploy.monitoring.dashboards.panels import (
@@ -169,36 +170,25 @@ def _add_server(board: Dashboard) -> None:
             unit="s",
         )
     ).with_panel(
-        graph(
+        _events(
             "Connections that could not be opened",
             "too_many_connections: compare the limits above.",
-            (
-                rate(
-                    "db_client_connection_create_failures_total", "pool_name", "reason", scope=_POOL
-                ),
-                "{{pool_name}} {{reason}}",
-            ),
-            unit="ops",
+            "db_client_connection_create_failures_total",
+            "reason",
         )
     ).with_panel(
-        graph(
+        _events(
             "Connections closed",
             "released, max_lifetime and idle_timeout are as they should be.",
-            (
-                rate("db_client_connection_closed_total", "pool_name", "reason", scope=_POOL),
-                "{{pool_name}} {{reason}}",
-            ),
-            unit="ops",
+            "db_client_connection_closed_total",
+            "reason",
         )
     ).with_panel(
-        graph(
+        _events(
             "Validations",
             "dead: something between here and the server cuts idle connections.",
-            (
-                rate("db_client_connection_validations_total", "pool_name", "outcome", scope=_POOL),
-                "{{pool_name}} {{outcome}}",
-            ),
-            unit="ops",
+            "db_client_connection_validations_total",
+            "outcome",
         )
     ).with_panel(
         graph(
@@ -210,3 +200,9 @@ def _add_server(board: Dashboard) -> None:
             ),
         )
     )
+
+
+def _events(title: str, description: str, counter: str, label: str) -> timeseries.Panel:
+    """How often something happened to the connections of each pool, by one label."""
+    query = rate(counter, "pool_name", label, scope=_POOL)
+    return graph(title, description, (query, f"{{{{pool_name}}}} {{{{{label}}}}}"), unit="ops")
