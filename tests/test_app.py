@@ -2,16 +2,25 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.database import DatabaseSettings, pool_snapshot, process
+from service.database import DatabaseSettings, create_db_engine, pool_snapshot, process
 from service.settings import Settings
+from service.web.metrics import CONNECTION_LIMIT
 from tests.database.pools import PoolMetrics
 from tests.support.polling import eventually
+
+UNRESERVED: Final = """
+SELECT current_setting('max_connections')::int
+     - current_setting('superuser_reserved_connections')::int
+     - coalesce(current_setting('reserved_connections', true)::int, 0)
+"""
 
 
 @contextmanager
@@ -50,11 +59,15 @@ def test_server_with_too_few_connections_is_warned_of(
     postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = ""
+    engine = create_db_engine(postgres_url, pool_name="onlooker")
+    with engine.connect() as connection:
+        limit = connection.scalar(text(UNRESERVED))
+    engine.dispose()
 
     def is_warned() -> bool:
         nonlocal written
         written += capsys.readouterr().out
-        return "max_connections, without what is reserved, allows 97 connections" in written
+        return f"max_connections, without what is reserved, allows {limit} connections" in written
 
     with application(postgres_url, replicas=1000):
         eventually(is_warned)
@@ -63,8 +76,12 @@ def test_server_with_too_few_connections_is_warned_of(
 def test_server_with_enough_connections_is_not_warned_of(
     postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    CONNECTION_LIMIT.clear()
     with application(postgres_url):
-        eventually(lambda: pool_snapshot(process.engine).used == 0)
+        # By then the server was asked.
+        eventually(
+            lambda: REGISTRY.get_sample_value("service_connection_limit", {"source": "server"})
+        )
     assert "too few for" not in capsys.readouterr().out
 
 

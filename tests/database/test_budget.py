@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from service.database import DatabaseSettings, create_db_engine
 from service.database.budget import (
@@ -84,8 +84,9 @@ def test_without_a_budget_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def limited_role(kit_url: str) -> Iterator[str]:
     """A role that may connect four times; its URL."""
     role = f"limited_{worker_name()}"
-    execute(kit_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 4")
-    yield kit_url.replace("//postgres:", f"//{role}:")
+    execute(kit_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 4 PASSWORD 'not-a-secret'")
+    url = make_url(kit_url).set(username=role, password="not-a-secret")
+    yield url.render_as_string(hide_password=False)
     execute(kit_url, f"DROP ROLE {role}")
 
 
@@ -96,11 +97,12 @@ def test_postgresql_tells_what_its_own_limit_leaves(kit_url: str) -> None:
         settings = connection.execute(
             text(
                 "SELECT current_setting('max_connections')::int,"
-                " current_setting('superuser_reserved_connections')::int"
+                " current_setting('superuser_reserved_connections')::int,"
+                " coalesce(current_setting('reserved_connections', true)::int, 0)"
             )
         ).one()
     engine.dispose()
-    assert limit.connections == settings[0] - settings[1]
+    assert limit.connections == settings[0] - settings[1] - settings[2]
     assert "max_connections" in limit.subject
 
 
