@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
 from service.database import DatabaseSettings, create_db_engine, pool_clock
-from tests.database.pools import ServerView, WatchedPool
+from tests.database.pools import CLOSE_REASONS, ServerView, WatchedPool
 from tests.support.database_server import running
 from tests.support.databases import MariaDBDatabases, PostgresDatabases, worker_name
 from tests.support.postgres import PostgresServer
@@ -67,6 +68,19 @@ def faulty_server() -> Iterator[PostgresServer]:
     """A running server that a test may stop, kill or pause; the next test gets it running."""
     with running(PostgresServer()) as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_known_reasons() -> Iterator[None]:
+    """No pool of any test has closed a connection for a reason that the docs leave out."""
+    yield
+    closed = {
+        sample.labels["reason"]
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == "db_client_connection_closed_total"
+    }
+    assert closed <= CLOSE_REASONS
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Holding the pool metrics against the truth: the pool's own counts, and the server's sessions."""
 
-from typing import Any
+from typing import Any, Final
 
 import psycopg2
 from prometheus_client import REGISTRY
@@ -10,6 +10,13 @@ from sqlalchemy.pool import QueuePool
 
 from service.database.pool import MeteredQueuePool
 from tests.support.polling import eventually
+
+# Why a pool closes a connection; the fixture `only_known_reasons` looks for others.
+CLOSE_REASONS: Final = {
+    *("released", "max_lifetime", "idle_timeout", "validation", "keepalive", "error"),
+    *("deadline_exceeded", "cancelled", "invalidated", "detached", "recycled"),
+    *("resized", "evicted", "disposed"),
+}
 
 
 class ServerView:
