@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
 from operator import gt, lt
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from service.database.pagination import encode_cursor
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
 from tests.database.deadline_clients import TaskClient, ThreadClient, select_one
+from tests.product_catalog.support import rope
 from tests.support.databases import MariaDBDatabases, migrate
 from tests.support.mariadb import MariaDBServer
 
@@ -62,10 +62,6 @@ def product(_configured: None) -> int:
         session.add(row)
         session.flush()
         return row.id
-
-
-def rope(code: str = "ROPE") -> Product:
-    return Product(code=code, name="Rope", price=Decimal("19.00"))
 
 
 def first_words(statements: list[str]) -> list[str]:

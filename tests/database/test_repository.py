@@ -11,7 +11,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -48,6 +48,7 @@ from service.database.sealing import seal
 from service.database.types import ExactDecimal
 from tests.database.conftest import kit_url_of
 from tests.support.databases import KINDS
+from tests.support.queries import counted_queries
 
 pytestmark = pytest.mark.anyio
 
@@ -227,20 +228,6 @@ def given_part(code: str, **values: Any) -> dict[str, Any]:
     return {"code": code, **usual, **values}
 
 
-@contextmanager
-def statements_of(store: Store) -> Iterator[list[str]]:
-    """The statements that are sent meanwhile."""
-    sent: list[str] = []
-
-    def note(*args: Any) -> None:
-        if not args[2].startswith("BEGIN"):
-            sent.append(args[2])
-
-    event.listen(store.engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(store.engine, "before_cursor_execute", note)
-
-
 # Reading
 
 
@@ -276,7 +263,7 @@ async def test_page_of_views_filters_too(store: Store) -> None:
 async def test_inserted_row_is_shown_whole_and_committed_by_whoever_began(store: Store) -> None:
     values = {"code": "a", "name": "bolt", "stock": 1, "price": Decimal("0.10"), "seen_at": MOMENT}
     async with store.work() as work:
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             shown = await work.parts.insert(values)
         assert len(sent) == 1
         assert (shown.code, shown.price, shown.version) == ("a", Decimal("0.10"), 1)
@@ -336,7 +323,7 @@ async def test_count_and_exists_tell_of_the_rows_that_meet_every_condition(store
 async def test_a_read_is_one_statement(store: Store, read: Callable[[Any], Awaitable[Any]]) -> None:
     await store.keep(*(part(f"{number}") for number in range(5)))
     async with store.work() as work:
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             await read(work.parts)
         assert len(sent) == 1
         assert sent[0].startswith("SELECT")
@@ -347,7 +334,7 @@ async def test_a_later_page_is_one_statement_too(store: Store) -> None:
     sort = Sort("name", Part.name)
     async with store.work() as work:
         first = await work.parts.page(sort=sort, limit=2)
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             await work.parts.page(sort=sort, limit=2, cursor=first.next_cursor)
         assert len(sent) == 1
 
@@ -356,7 +343,7 @@ async def test_a_row_that_the_session_has_is_got_without_a_statement(store: Stor
     [key] = await store.keep(part("a"))
     async with store.work() as work:
         row = await work.parts.get(key)
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             assert await work.parts.get(key) is row
         assert sent == []
 
@@ -536,7 +523,7 @@ def forged(sort: Sort, *values: Any) -> str:
 async def assert_refused(store: Store, sort: Sort, cursor: str) -> None:
     """Check that a cursor is refused, and that nothing was asked of the database."""
     async with store.work() as work:
-        with statements_of(store) as sent, pytest.raises(InvalidCursorError) as refused:
+        with counted_queries(store.engine) as sent, pytest.raises(InvalidCursorError) as refused:
             await work.parts.page(sort=sort, limit=2, cursor=cursor)
     assert sent == [], cursor[:200]
     assert str(refused.value) == str(InvalidCursorError())
@@ -740,7 +727,7 @@ async def test_add_fails_where_it_was_called_and_not_at_the_commit(store: Store)
 async def test_add_many_numbers_every_row_in_few_statements(store: Store) -> None:
     rows = [part(f"{number}", stock=number) for number in range(200)]
     async with store.work() as work:
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             added = await work.parts.add_many(iter(rows))
         await work.session.commit()
     if not store.is_sqlite:
@@ -755,7 +742,7 @@ async def test_add_many_numbers_every_row_in_few_statements(store: Store) -> Non
 
 async def test_add_many_takes_nothing(store: Store) -> None:
     async with store.work() as work:
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             assert [*await work.parts.add_many([])] == []
     assert sent == []
 
@@ -765,7 +752,7 @@ async def test_update_writes_the_named_columns_and_no_others(store: Store) -> No
     async with store.work() as work:
         row = await work.parts.get(key)
         before = row.updated_at
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             assert await work.parts.update(row, {"stock": 7, "note": None}) is row
         await work.session.commit()
     assert len(sent) == 1
@@ -779,7 +766,7 @@ async def test_update_to_what_is_there_writes_nothing(store: Store) -> None:
     [key] = await store.keep(part("a"))
     async with store.work() as work:
         row = await work.parts.get(key)
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             await work.parts.update(row, {"stock": row.stock, "price": row.price})
             await work.parts.update(row, {})
     assert sent == []
@@ -897,7 +884,7 @@ async def test_upsert_of_many_rows_is_one_statement(store: Store) -> None:
     rows = [given_part(f"{number:03}", stock=number) for number in range(500)]
     for _ in range(2):
         async with store.work() as work:
-            with statements_of(store) as sent:
+            with counted_queries(store.engine) as sent:
                 await work.parts.upsert(iter(rows), key=["code"])
             await work.session.commit()
         assert len(sent) == 1
@@ -906,7 +893,7 @@ async def test_upsert_of_many_rows_is_one_statement(store: Store) -> None:
 
 async def test_upsert_of_nothing_sends_nothing(store: Store) -> None:
     async with store.work() as work:
-        with statements_of(store) as sent:
+        with counted_queries(store.engine) as sent:
             await work.parts.upsert(iter([]), key=["code"])
     assert sent == []
 

@@ -1,17 +1,14 @@
 """Sessions: what is committed, what is rolled back, and what a read costs."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import pytest
 from sqlalchemy import event, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from service.database import (
     AsyncSessionLocal,
-    DatabaseSettings,
     ReadOnlySessionError,
     SessionLocal,
     get_async_db,
@@ -22,17 +19,9 @@ from service.database import (
     write_session,
 )
 from service.product_catalog.models import Product
-from tests.support.database_server import running
-from tests.support.databases import PostgresDatabases, worker_name
-from tests.support.postgres import PostgresServer
+from tests.product_catalog.support import rope
 
 pytestmark = pytest.mark.usefixtures("configured")
-
-Opener = Callable[[], AbstractContextManager[Session]]
-
-
-def rope(code: str = "ROPE") -> Product:
-    return Product(code=code, name="Rope", price=19)
 
 
 def count() -> int:
@@ -103,24 +92,6 @@ def test_write_session_rolls_back_on_an_exception() -> None:
         session.flush()
         raise ZeroDivisionError
     assert (count(), checked_out()) == (0, 0)
-
-
-def test_failed_commit_is_raised_and_gives_the_connection_back(
-    postgres: PostgresDatabases,
-) -> None:
-    url = postgres.create(f"tidegate_commit_{worker_name()}")
-    process.configure(DatabaseSettings(url=url))
-    with write_session() as session:
-        session.execute(text("CREATE TABLE parents (id INT PRIMARY KEY)"))
-        deferred = "REFERENCES parents DEFERRABLE INITIALLY DEFERRED"
-        session.execute(text(f"CREATE TABLE children (parent_id INT {deferred})"))
-    with pytest.raises(IntegrityError), write_session() as session:
-        session.execute(text("INSERT INTO children VALUES (1)"))
-    with read_session() as session:
-        assert session.execute(text("SELECT count(*) FROM children")).scalar() == 0
-    assert checked_out() == 0
-    process.configure(None)
-    postgres.drop(f"tidegate_commit_{worker_name()}")
 
 
 def test_read_session_reads() -> None:
@@ -232,34 +203,6 @@ def test_asyncio_session_is_closed_on_an_exception_and_on_cancellation() -> None
         await process.async_engine.dispose()
 
     anyio.run(scenario)
-
-
-@pytest.fixture(scope="module")
-def logging_server() -> Iterator[PostgresServer]:
-    with running(PostgresServer(log_statement="all", log_min_messages="log")) as server:
-        yield server
-
-
-@pytest.mark.parametrize(
-    ("opener", "round_trips"),
-    [(read_session, ["SELECT 42"]), (get_db_context, ["BEGIN", "SELECT 42", "ROLLBACK"])],
-)
-def test_read_session_costs_one_round_trip(
-    logging_server: PostgresServer, opener: Opener, round_trips: list[str]
-) -> None:
-    process.configure(DatabaseSettings(url=logging_server.url()))
-    # The ping of the pool is a round trip as well; it is the next issue's to drop.
-    pings = "SELECT 1"
-    with opener() as session:
-        session.execute(text("SELECT 41"))
-    log = logging_server.directory / "log"
-    start = log.stat().st_size
-    with opener() as session:
-        assert session.execute(text("SELECT 42")).scalar() == 42
-    process.configure(None)
-    lines = log.read_text()[start:].splitlines()
-    seen = [line.partition("statement: ")[2].rstrip(";") for line in lines if "statement: " in line]
-    assert [statement for statement in seen if statement != pings] == round_trips
 
 
 def test_each_session_of_a_request_is_its_own() -> None:

@@ -21,14 +21,8 @@ from service.product_catalog.import_export import export_products, import_produc
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
 from service.product_catalog.schemas import ProductInput
-from tests.product_catalog.support import Command, renamed_table
+from tests.product_catalog.support import HEADER, Command, product, renamed_table
 from tests.support.server import PYTHON, environment
-
-HEADER = "code,name,description,price\n"
-
-
-def product(code: str = "A", **values: object) -> ProductRow:
-    return {"code": code, "name": "n", "description": None, "price": Decimal("1.00"), **values}
 
 
 def store(*products: ProductRow) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import tracemalloc
-from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +14,8 @@ from service.product_catalog.files import (
     ProductRow,
     read_products,
 )
+from tests.product_catalog.support import HEADER, product
 
-HEADER = "code,name,description,price\n"
 LINE_LIMIT = 65_536
 # How long an example takes says more of the machine than of the code.
 UNTIMED = settings(deadline=None)
@@ -39,10 +38,6 @@ def read_csv(lines: str | bytes) -> tuple[list[ProductRow], list[tuple[int, str]
 
 def read_ndjson(lines: str | bytes) -> tuple[list[ProductRow], list[tuple[int, str]]]:
     return read(lines, FileFormat.NDJSON)
-
-
-def product(code: str = "A", **values: object) -> ProductRow:
-    return {"code": code, "name": "n", "description": None, "price": Decimal("1.00"), **values}
 
 
 def test_columns_may_stand_in_any_order_and_letter_case() -> None:

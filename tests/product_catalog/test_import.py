@@ -29,11 +29,9 @@ from service.product_catalog.import_export import (
 )
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
-from tests.product_catalog.support import Command, renamed_table
+from tests.product_catalog.support import HEADER, Command, renamed_table
 from tests.support.polling import eventually
 from tests.support.server import PYTHON, environment
-
-HEADER = "code,name,description,price\n"
 
 
 def load(lines: str, *, strict: bool = False, **kwargs: Callable[..., None]) -> ImportResult:
