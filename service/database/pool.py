@@ -290,10 +290,7 @@ class MeteredPoolMixin(QueuePool):
         Raises:
             Exception: Whatever the driver raises when one cannot be opened; those before it stay.
         """
-        missing = self._min_open - self.queue.qsize() - self.queue.checked_out
-        for _ in range(int(missing)):
-            if not self.queue.try_enter():
-                return
+        while self.queue.enter_to_open(self._min_open):
             self._open_one()
 
     def _open_one(self) -> None:

@@ -137,6 +137,23 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
             self._settle()
         return is_free
 
+    def enter_to_open(self, least: float) -> bool:
+        """Take a place to open a connection with, if fewer are open, or about to be, than `least`.
+
+        Nobody waits then, and whoever has a place counts: he has a connection, opens one, or takes
+        one of the idle ones.
+        """
+        with self._lock:
+            self._busy = True
+            try:
+                is_missing = len(self._idle) + self._places < min(least, self.capacity)
+                is_free = is_missing and not self._waiters and not self.suspended
+                self._places += is_free
+            finally:
+                self._busy = False
+        self._settle()
+        return is_free
+
     def line_up(self, waiter: Waiter) -> None:
         """Wait for a place: `waiter.wake` is called, perhaps before this returns."""
         with self._lock:
