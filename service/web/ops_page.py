@@ -35,8 +35,12 @@ async def _page_exists(request: Request) -> None:
 
 async def _of_operator(request: Request) -> None:
     if not is_operator(request):
-        headers = {**SECURITY_HEADERS, "WWW-Authenticate": "Bearer"}
-        raise HTTPException(HTTPStatus.UNAUTHORIZED, "Send OPS_TOKEN, or sign in.", headers)
+        raise _unauthorized()
+
+
+def _unauthorized() -> HTTPException:
+    headers = {**SECURITY_HEADERS, "WWW-Authenticate": "Bearer"}
+    return HTTPException(HTTPStatus.UNAUTHORIZED, "Send OPS_TOKEN, or sign in.", headers)
 
 
 async def _of_own_site(request: Request) -> None:
@@ -53,7 +57,8 @@ async def page(request: Request) -> Response:
     if is_operator(request):
         return asset("page.html")
     if "authorization" in request.headers:
-        await _of_operator(request)
+        # It was looked at, and looking again would count as another guess.
+        raise _unauthorized()
     return _redirect(_TO_SIGN_IN)
 
 

@@ -151,6 +151,12 @@ def test_whoever_guesses_is_not_listened_to(
     assert sign_in(ops).status_code == 303
 
 
+def test_a_wrong_header_is_one_guess(ops: TestClient) -> None:
+    for _ in range(ops_token.MAX_GUESSES - 1):
+        assert ops.get("/ops", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert sign_in(ops).status_code == 303
+
+
 def test_addresses_are_told_apart_and_not_remembered_without_end() -> None:
     guard = ops_token.TokenGuard(SecretStr(TOKEN))
     for _ in range(ops_token.MAX_GUESSES):
