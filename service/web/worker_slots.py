@@ -131,10 +131,12 @@ def _given() -> WorkerSlots | None:
 def _temporary() -> WorkerSlots:
     parent = memory_directory()
     for abandoned in parent.glob(f"{_PREFIX}*"):
-        lock = _claim(abandoned) if abandoned.lstat().st_uid == os.geteuid() else None
-        if lock is not None:
-            shutil.rmtree(abandoned, ignore_errors=True)
-            os.close(lock)
+        # A server that ends just now removes its own.
+        with contextlib.suppress(FileNotFoundError):
+            lock = _claim(abandoned) if abandoned.lstat().st_uid == os.geteuid() else None
+            if lock is not None:
+                shutil.rmtree(abandoned, ignore_errors=True)
+                os.close(lock)
     while True:
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = _claim(directory)

@@ -13,9 +13,11 @@ from typing import Final
 
 import httpx2
 import psutil
+import pytest
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.web import worker_slots
 from tests.support.polling import eventually
 from tests.support.ports import free_port
 from tests.support.scraping import Series, scrape, scraped, total
@@ -213,6 +215,17 @@ def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path, sqlite
     with serving(tmp_path, sqlite_url, 1) as service:
         assert not abandoned.exists()
         assert directory_of(service).is_dir()
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_stops_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "tidegate-metrics-of-a-server-that-ends"
+    monkeypatch.setattr(worker_slots, "memory_directory", lambda: tmp_path)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
+    slots = worker_slots._temporary()  # noqa: SLF001 - the public way would move this process's own
+    assert slots.directory.parent == tmp_path
+    slots.remove()
 
 
 def test_a_directory_of_ones_own_is_used_and_stays(tmp_path: Path, sqlite_url: str) -> None:
