@@ -189,7 +189,8 @@ def _secrets(settings: Settings) -> set[str]:
     urls = [database.sync_url, database.migration_url]
     if database.url_async is not None:
         urls.append(database.asyncio_url)
-    secrets = {str(url.password) for url in urls if url.password}
-    if settings.ops_token is not None:
-        secrets.add(settings.ops_token.get_secret_value())
-    return secrets
+    if (replica := database.replica_sync_url) is not None:
+        urls.append(replica)
+    passwords = {str(url.password) for url in urls if url.password}
+    others = (settings.ops_token, database.cursor_key)
+    return passwords | {secret.get_secret_value() for secret in others if secret is not None}

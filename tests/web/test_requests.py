@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.database import DatabaseSettings, process
 from service.settings import Settings
+from service.web.logging import configure_logging
 
 PASSWORD = "hunter2-the-password"
 
@@ -92,6 +94,25 @@ def test_passwords_never_reach_the_log(sqlite_url: str, capsys: pytest.CaptureFi
     assert written.count("***") >= 3
     assert PASSWORD not in written
     assert "p4ss" not in written
+
+
+def test_no_secret_of_the_settings_reaches_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    secrets = [f"{name}-is-a-secret-of-32-characters" for name in ("u", "m", "r", "c", "o")]
+    of_url, of_migrations, of_replica, cursor_key, ops_token = secrets
+    database = DatabaseSettings(
+        url=f"postgresql://one:{of_url}@h/x",
+        migrate_url=f"postgresql://one:{of_migrations}@h/x",
+        replica_url=f"postgresql://one:{of_replica}@h/x",
+        cursor_key=SecretStr(cursor_key),
+    )
+    configure_logging(
+        Settings(
+            environment="test", log_format="json", ops_token=SecretStr(ops_token), database=database
+        )
+    )
+    logging.getLogger("driver").warning(" ".join(secrets))
+    (line,) = lines(capsys)
+    assert line["message"] == "*** *** *** *** ***"
 
 
 def test_unexpected_error_is_logged_once_with_its_trace(
