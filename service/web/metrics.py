@@ -1,8 +1,8 @@
 """Prometheus: the HTTP metrics, and the endpoint that shows all of them."""
 
-import asyncio
 import math
 import platform
+from functools import partial
 from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 from service.settings import Settings
 from service.web.shared_metrics import Exposition
+from service.web.threads import LoopThreads
 
 # Stable HTTP semantic conventions of OpenTelemetry: unknown methods become _OTHER.
 _METHODS: Final = frozenset(
@@ -49,6 +50,7 @@ UNEXPECTED_ERRORS = Counter(
 )
 
 _exposition: Final = Exposition()
+_thread: Final = LoopThreads(1, "metrics")
 router = APIRouter(include_in_schema=False)
 
 
@@ -87,6 +89,7 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
 async def metrics(request: Request) -> Response:
     """All metrics of the service's workers, in the format that the reader prefers."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    # In a thread: with several workers and many series, other requests would wait for it.
-    body = await asyncio.to_thread(_exposition.write, encode, content_type)
+    # In a thread: with several workers and many series, other requests would wait for it. In one of
+    # their own: in the loop's, many scrapes at once would keep the health checks from a look.
+    body = await _thread.submit(partial(_exposition.write, encode, content_type))
     return Response(body, headers={"Content-Type": content_type})

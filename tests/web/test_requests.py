@@ -1,11 +1,15 @@
 """What happens around every request: its id, its log line, its metrics."""
 
+import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -13,7 +17,9 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.database import DatabaseSettings, process
 from service.settings import Settings
+from service.web import metrics
 from service.web.logging import configure_logging
+from tests.support.polling import eventually
 
 PASSWORD = "hunter2-the-password"
 
@@ -113,6 +119,30 @@ def test_no_secret_of_the_settings_reaches_the_log(capsys: pytest.CaptureFixture
     logging.getLogger("driver").warning(" ".join(secrets))
     (line,) = lines(capsys)
     assert line["message"] == "*** *** *** *** ***"
+
+
+def test_scrapes_keep_nobody_from_the_threads_of_the_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def write(*_: object) -> bytes:
+        begun.set()
+        let_go.wait(60)
+        return b""
+
+    monkeypatch.setattr(metrics._exposition, "write", write)  # noqa: SLF001 - what takes its time
+    assert client.portal is not None
+    with ThreadPoolExecutor(40) as scrapers:
+        scrapes = [scrapers.submit(client.get, "/metrics") for _ in range(40)]
+        try:
+            assert begun.wait(30)
+            eventually(lambda: REGISTRY.get_sample_value("http_server_active_requests") == 40)
+            look = client.portal.start_task_soon(asyncio.to_thread, lambda: "looked")
+            assert look.result(30) == "looked"
+        finally:
+            let_go.set()
+    assert {scrape.result().status_code for scrape in scrapes} == {200}
 
 
 def test_unexpected_error_is_logged_once_with_its_trace(
