@@ -1,5 +1,6 @@
 """Around every request: an id, a limit to its body, one log line, and no bare error."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -20,7 +21,8 @@ CLIENT_CLOSED_REQUEST: Final = 499
 # What a caller may name a request; anything else could forge log lines.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 # Asked every few seconds by machines: a line each would bury the others.
-_QUIET_PATHS: Final = ("/livez", "/readyz", "/startupz", "/metrics", "/ops/data")
+_QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics", "/ops/data"})
+_QUIET_CHECKS: Final = "/readyz/"
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -68,6 +70,10 @@ class RequestMiddleware:
                 await self.app(scope, bounded, send_named)
             except DisconnectedError:
                 status = status or CLIENT_CLOSED_REQUEST
+            except asyncio.CancelledError:
+                # Its connection is broken off; from outside that is no other end.
+                status = status or CLIENT_CLOSED_REQUEST
+                raise
             except Exception:
                 UNEXPECTED_ERRORS.inc()
                 log.exception("unexpected error", path=_path(scope))
@@ -83,7 +89,8 @@ class RequestMiddleware:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         observe_request(scope["method"], route, status, seconds)
-        if not scope["path"].startswith(_QUIET_PATHS):
+        path = scope["path"]
+        if path not in _QUIET_PATHS and not path.startswith(_QUIET_CHECKS):
             self._access_log.info(
                 "request",
                 method=scope["method"],

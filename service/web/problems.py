@@ -10,12 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from service.database import InvalidCursorError, metadata
 from service.database import failures as db
 from service.database.idempotency import KeyReusedError
 from service.errors import NotFoundError, OverloadedError, PreconditionFailedError
+from service.web.client_watch import DisconnectedError
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +142,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - how Starlette registers handlers
+    if isinstance(error.__cause__, ClientDisconnect):
+        # FastAPI takes it for a mistake in the body.
+        raise DisconnectedError from None
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))

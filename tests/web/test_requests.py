@@ -13,15 +13,28 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from starlette.testclient import TestClient
+from starlette.types import Message
+from structlog.testing import CapturingLogger
 
 from service.app import create_app
 from service.database import DatabaseSettings, process
 from service.settings import Settings
 from service.web import metrics
+from service.web.client_watch import nobody
 from service.web.logging import configure_logging
+from service.web.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
 from tests.support.polling import eventually
 
 PASSWORD = "hunter2-the-password"
+# A request that an ASGI server would hand over.
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/products",
+    "raw_path": b"/products",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json"), (b"content-length", b"50")],
+}
 
 
 @contextmanager
@@ -75,9 +88,10 @@ def test_probes_and_scrapes_write_no_line(
     sqlite_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with json_client(sqlite_url) as client:
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in ("/livez", "/readyz", "/readyz/database", "/metrics", "/metricsXYZ"):
             client.get(path)
-    assert [line for line in lines(capsys) if line["message"] == "request"] == []
+    told = [line["path"] for line in lines(capsys) if line["message"] == "request"]
+    assert told == ["/metricsXYZ"]
 
 
 def test_path_cannot_forge_a_line(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +133,47 @@ def test_no_secret_of_the_settings_reaches_the_log(capsys: pytest.CaptureFixture
     logging.getLogger("driver").warning(" ".join(secrets))
     (line,) = lines(capsys)
     assert line["message"] == "*** *** *** *** ***"
+
+
+def test_client_that_leaves_before_its_body_is_whole_is_a_499(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages: Iterator[Message] = iter(
+        [
+            {"type": "http.request", "body": b"{", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    with json_client(sqlite_url) as client:
+        assert client.portal is not None
+        client.portal.call(client.app, {**SCOPE}, receive, send)
+    (line,) = [line for line in lines(capsys) if line["message"] == "request"]
+    assert line["status"] == CLIENT_CLOSED_REQUEST
+
+
+def test_request_that_is_broken_off_is_a_499() -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        middleware = RequestMiddleware(never, max_body_bytes=1, access_log=access_log)
+        task = asyncio.create_task(middleware({**SCOPE}, nobody, never))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    access_log = CapturingLogger()
+    asyncio.run(scenario())
+    (line,) = access_log.calls
+    assert line.kwargs["status"] == CLIENT_CLOSED_REQUEST
 
 
 def test_scrapes_keep_nobody_from_the_threads_of_the_loop(
