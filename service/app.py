@@ -50,7 +50,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 # What is asked for most comes first.
 ROUTERS: Final = (products, probes.router, metrics.router, ops_page.router)
-# The largest product is some 10 KiB of JSON.
+# The largest product is some 50 KB of JSON, each character as two escapes.
 MAX_BODY_BYTES: Final = 64 * 1024
 # How often idempotency keys that are past their time are deleted.
 _KEYS_SECONDS: Final = 600

@@ -22,7 +22,7 @@ from service.product_catalog.schemas import ProductInput
 
 COLUMNS: Final = ("code", "name", "description", "price")
 _REQUIRED: Final = ("code", "name", "price")
-# The longest product is some 50 KB: 4000 characters, each as two JSON escapes.
+# The longest product is some 50 KB: 4200 characters, each as two JSON escapes.
 _LIMIT: Final = 65_536
 _TOO_LONG: Final = f"the line is longer than {_LIMIT} bytes"
 _SHOWN_LENGTH: Final = 40

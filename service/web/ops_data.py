@@ -14,7 +14,7 @@ from service.web.ops_findings import findings
 
 # How long a worker may take to answer; its control thread needs milliseconds.
 ANSWER_SECONDS: Final = 1.0
-# However many look at the page, the workers are asked no more often.
+# However many look at the page, no worker asks the others more often.
 _FRESH_SECONDS: Final = 0.5
 _REQUEST: Final = {"command": "show", "stacks": True, "history": True}
 
