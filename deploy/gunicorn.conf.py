@@ -2,9 +2,9 @@
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
+from service.web.memory_directory import memory_directory
 from service.web.worker_slots import free_slot, worker_slots
 
 # First of all: where values are kept is decided when the modules below make their metrics. And
@@ -47,7 +47,7 @@ max_requests_jitter = max_requests // 10
 # When the arbiter kills: after all that a worker does to end.
 graceful_timeout = math.ceil(_settings.shutdown_seconds)
 # The heartbeat is a file's time stamp: a disk that stalls would cost a healthy worker its life.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+worker_tmp_dir = str(memory_directory())
 # It would write to the read-only root file system, and signals do all that is needed.
 control_socket_disable = True
 
