@@ -1,7 +1,7 @@
 """What the application does with the kit: routes, warm-up, and the limits of the server."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -9,11 +9,10 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from service.app import create_app
 from service.database import DatabaseSettings, create_db_engine, pool_snapshot, process
-from service.settings import Settings
 from service.web.metrics import CONNECTION_LIMIT
 from tests.database.pools import PoolMetrics
+from tests.support.application import application
 from tests.support.polling import eventually
 
 UNRESERVED: Final = """
@@ -21,17 +20,6 @@ SELECT current_setting('max_connections')::int
      - current_setting('superuser_reserved_connections')::int
      - coalesce(current_setting('reserved_connections', true)::int, 0)
 """
-
-
-@contextmanager
-def application(url: str, **settings: Any) -> Iterator[TestClient]:
-    """The application on a database; settings of the pool by name."""
-    replicas = settings.pop("replicas", 1)
-    database = DatabaseSettings(url=url, **settings)
-    app = create_app(Settings(environment="test", database=database, replicas=replicas))
-    with TestClient(app) as client:
-        yield client
-    process.configure(None)
 
 
 def test_connection_is_attributed_to_the_route_that_took_it(client: TestClient) -> None:
@@ -43,13 +31,15 @@ def test_connection_is_attributed_to_the_route_that_took_it(client: TestClient) 
 
 
 def test_pool_is_warm_when_the_service_is_ready(postgres_url: str) -> None:
-    with application(postgres_url, pool_min_idle=3) as client:
+    with application(DatabaseSettings(url=postgres_url, pool_min_idle=3)) as client:
         eventually(lambda: client.get("/startupz").status_code == 200)
         assert pool_snapshot(process.engine).idle == 3
 
 
 def test_service_starts_without_its_database() -> None:
-    with application("postgresql://127.0.0.1:1/none", pool_min_idle=3) as client:
+    with application(
+        DatabaseSettings(url="postgresql://127.0.0.1:1/none", pool_min_idle=3)
+    ) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503
         assert client.get("/startupz").status_code == 503
@@ -134,4 +124,3 @@ def test_connections_are_closed_also_when_something_fails_at_the_end(
         pool: Any = process.engine.pool
         assert pool.checkedin() == 1
     assert pool.checkedin() == 0
-    process.configure(None)

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from starlette.testclient import TestClient
 
-from service.app import create_app
 from service.database import DatabaseSettings, process
-from service.settings import Settings
 from service.web import control_directory
 from service.web.control import control_channel
 from service.web.control_client import WorkerReply, ask_workers
 from service.web.control_directory import ControlError, known_addresses, own_address
 from service.web.memory_directory import memory_directory
+from tests.support.application import application
 from tests.support.polling import eventually, keeps_time
 from tests.support.ports import free_port
 from tests.support.scraping import scrape, total
@@ -392,18 +390,15 @@ def test_socket_is_for_its_user_alone() -> None:
         assert address.path.parent.parent == memory_directory()
 
 
-def test_worker_whose_event_loop_is_blocked_answers_all_the_same(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PORT", str(port := free_port()))
-    settings = Settings(environment="test", database=DatabaseSettings(url=sqlite_url))
+def test_worker_whose_event_loop_is_blocked_answers_all_the_same(sqlite_url: str) -> None:
+    port = free_port()
     begun, released = threading.Event(), threading.Event()
 
     async def block() -> None:
         begun.set()
         released.wait(4 * PATIENCE)
 
-    with TestClient(create_app(settings)) as client:
+    with application(sqlite_url, port=port) as client:
         assert client.portal is not None
         blocked = client.portal.start_task_soon(block)
         try:
@@ -420,17 +415,14 @@ def test_worker_whose_event_loop_is_blocked_answers_all_the_same(
         assert gates([resized]) == [(10, 10)]
         eventually(lambda: gates(show(port)) == [(2, 2)])
         eventually(lambda: None not in loop_delays(show(port)))
-    process.configure(None)
 
 
 def test_holder_is_known_again_while_the_event_loop_is_blocked(sqlite_url: str) -> None:
-    settings = Settings(
-        environment="test", port=free_port(), database=DatabaseSettings(url=sqlite_url)
-    )
+    port = free_port()
 
     def taken_at() -> float:
         """When the only holder took its connection, as the ops page reckons it."""
-        replies = show(settings.port)
+        replies = show(port)
         (pool,) = pools(replies)
         (holder,) = pool["holders"]
         return float(replies[0].answer["uptime"] - holder["age"])
@@ -441,7 +433,7 @@ def test_holder_is_known_again_while_the_event_loop_is_blocked(sqlite_url: str) 
         begun.set()
         released.wait(4 * PATIENCE)
 
-    with TestClient(create_app(settings)) as client, process.engine.connect():
+    with application(sqlite_url, port=port) as client, process.engine.connect():
         assert client.portal is not None
         before = taken_at()
         blocked = client.portal.start_task_soon(block)
@@ -451,22 +443,14 @@ def test_holder_is_known_again_while_the_event_loop_is_blocked(sqlite_url: str) 
         finally:
             released.set()
         blocked.result(10)
-    process.configure(None)
 
 
 def test_admission_stays_at_its_own_limit_where_the_pool_grows(sqlite_url: str) -> None:
     database = DatabaseSettings(url=sqlite_url, pool_size=4, max_overflow=0)
-    settings = Settings(
-        environment="test",
-        port=free_port(),
-        admission_limit=3,
-        admission_queue=7,
-        database=database,
-    )
-    with TestClient(create_app(settings)):
+    port = free_port()
+    with application(database, port=port, admission_limit=3, admission_queue=7):
         for size, limit in ((8, 3), (2, 2), (4, 3)):
             resize = {"command": "resize", "pool": "primary", "size": size}
-            replies = ask_workers(resize, port=settings.port, timeout=PATIENCE)
+            replies = ask_workers(resize, port=port, timeout=PATIENCE)
             assert pools(replies)[0]["max"] == size
             assert gates(replies) == [(limit, 7)]
-    process.configure(None)

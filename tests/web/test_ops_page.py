@@ -12,10 +12,8 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.database import DatabaseSettings, process
-from service.settings import Settings
 from service.web import ops_session, ops_token
+from tests.support.application import application
 
 TOKEN: Final = "a token, of an öperator"
 BEARER: Final = {b"Authorization": f"Bearer {TOKEN}".encode()}
@@ -24,14 +22,9 @@ COOKIE: Final = "tidegate_ops"
 
 @contextmanager
 def serving(url: str, token: str | None = TOKEN) -> Iterator[TestClient]:
-    settings = Settings(
-        environment="test",
-        ops_token=SecretStr(token) if token else None,
-        database=DatabaseSettings(url=url),
-    )
-    with TestClient(create_app(settings), follow_redirects=False) as client:
+    secret = SecretStr(token) if token else None
+    with application(url, follow_redirects=False, ops_token=secret) as client:
         yield client
-    process.configure(None)
 
 
 @pytest.fixture

@@ -6,25 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from service.app import MAX_BODY_BYTES, create_app
-from service.database import DatabaseSettings, create_db_engine, process, time_limit
-from service.settings import Settings
+from service.app import MAX_BODY_BYTES
+from service.database import create_db_engine, time_limit
 from service.web.endpoints import reads, writes
+from tests.support.application import application
 
 SECRET = "hunter2-in-an-error"
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT max(i) FROM n"
 
 
-@pytest.fixture
-def broken_client(database_url: str) -> Iterator[TestClient]:
-    """The application with routes that go wrong."""
-    settings = Settings(environment="test", database=DatabaseSettings(url=database_url))
-    app = create_app(settings)
-
+def add_broken_routes(app: FastAPI) -> None:
     @app.get("/boom")
     def boom() -> None:
         raise RuntimeError(SECRET)
@@ -43,9 +39,12 @@ def broken_client(database_url: str) -> Iterator[TestClient]:
             is_mariadb = session.get_bind().dialect.name == "mariadb"
             session.execute(text("SELECT sleep(60)" if is_mariadb else ENDLESS))
 
-    with TestClient(app, raise_server_exceptions=False) as client:
+
+@pytest.fixture
+def broken_client(database_url: str) -> Iterator[TestClient]:
+    """The application with routes that go wrong."""
+    with application(database_url, prepare=add_broken_routes) as client:
         yield client
-    process.configure(None)
 
 
 def problem_of(response: Any, status: int) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from service.app import create_app
 from service.database import DatabaseSettings, process
-from service.settings import Settings
 from service.web.read_your_writes import COOKIE, MARGIN_SECONDS, has_just_written, remember_write
+from tests.support.application import application
 from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.polling import eventually
@@ -114,8 +113,7 @@ def test_client_reads_what_it_wrote_though_the_replica_has_it_not(
     database = DatabaseSettings.model_validate(
         {"url": primary.url(), "replica_url": replica.url(), "replica_max_lag": 60}
     )
-    app = create_app(Settings(environment="test", database=database))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with application(database) as client:
 
         def is_read_from_replica() -> bool:
             before = reads_of("replica")
@@ -140,7 +138,6 @@ def test_client_reads_what_it_wrote_though_the_replica_has_it_not(
         eventually(lambda: client.get(path).status_code == 200)
         assert is_read_from_replica()
         assert COOKIE in client.delete(path).cookies
-    process.configure(None)
 
 
 def test_without_a_replica_no_answer_sets_a_cookie(client: TestClient) -> None:

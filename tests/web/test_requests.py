@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -16,13 +17,13 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 from structlog.testing import CapturingLogger
 
-from service.app import create_app
-from service.database import DatabaseSettings, process
+from service.database import DatabaseSettings
 from service.settings import Settings
 from service.web import metrics
 from service.web.client_watch import nobody
 from service.web.logging import configure_logging
 from service.web.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
+from tests.support.application import application
 from tests.support.polling import eventually
 
 PASSWORD = "hunter2-the-password"
@@ -43,16 +44,15 @@ def json_client(sqlite_url: str) -> Iterator[TestClient]:
     database = DatabaseSettings(
         url=sqlite_url, migrate_url=f"postgresql://someone:{PASSWORD}@127.0.0.1/x"
     )
-    app = create_app(Settings(environment="test", log_format="json", database=database))
+    with application(database, prepare=add_boom, log_format="json") as client:
+        yield client
 
+
+def add_boom(app: FastAPI) -> None:
     @app.get("/boom")
     def boom() -> None:
         local = "a-local-variable"
         raise RuntimeError(len(local))
-
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-    process.configure(None)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:

@@ -17,11 +17,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.database import DatabaseSettings, process
+from service.database import process
 from service.product_catalog.models import Product
-from service.settings import Settings
 from service.web.endpoints import reads, writes
+from tests.support.application import application
 from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.locks import waiting_for_locks
@@ -36,16 +35,6 @@ both_servers = pytest.mark.parametrize("environment", ["development", "test"])
 RETRIES = 3
 # What waits for a lock does so until the test lets it go.
 PATIENT = {"DATABASE_STATEMENT_TIMEOUT": 60, "DATABASE_QUERY_DEADLINE": 70}
-
-
-@contextmanager
-def application(url: str, **settings: Any) -> Iterator[TestClient]:
-    given = Settings(environment="test", database=DatabaseSettings(url=url), **settings)
-    try:
-        with TestClient(create_app(given), raise_server_exceptions=False) as client:
-            yield client
-    finally:
-        process.configure(None)
 
 
 @pytest.fixture
