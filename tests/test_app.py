@@ -9,7 +9,9 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.database import DatabaseSettings, create_db_engine, pool_snapshot, process
+from service.settings import Settings
 from service.web.metrics import CONNECTION_LIMIT
 from tests.database.pools import PoolMetrics
 from tests.support.application import application
@@ -119,8 +121,13 @@ def test_connections_are_closed_also_when_something_fails_at_the_end(
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr("service.app.HealthMonitor.running", running)
-    with pytest.raises(RuntimeError, match="unforeseen"), application(sqlite_url) as client:
-        client.get("/products")
-        pool: Any = process.engine.pool
-        assert pool.checkedin() == 1
-    assert pool.checkedin() == 0
+    # Not by `application`, which would close them itself.
+    app = create_app(Settings(environment="test", database=DatabaseSettings(url=sqlite_url)))
+    try:
+        with pytest.raises(RuntimeError, match="unforeseen"), TestClient(app) as client:
+            client.get("/products")
+            pool: Any = process.engine.pool
+            assert pool.checkedin() == 1
+        assert pool.checkedin() == 0
+    finally:
+        process.configure(None)
