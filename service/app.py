@@ -202,13 +202,19 @@ def _schema_reader() -> Callable[[Connection], SchemaStatus]:
 
 async def _forget_old_keys(unit: UnitOfWork) -> None:
     """Delete the idempotency keys that are past their time, now and then."""
+    # Every worker of every pod does it, and most of them began at the same time. The first pause
+    # may be short, for a worker that is recycled may not live as long as a later one.
+    shortest = 0.0
     while True:
-        # Every worker of every pod does it, and most of them began at the same time.
-        await asyncio.sleep(_KEYS_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+        pause = random.uniform(shortest, shortest + 1)  # noqa: S311 - spreads load
+        await asyncio.sleep(_KEYS_SECONDS * pause)
+        shortest = 0.5
         try:
             while await unit.run(ClientWatch(nobody), _delete_old_keys, route=""):
                 pass
-        except (OverloadedError, SQLAlchemyError) as error:
+        except OverloadedError:
+            log.info("old idempotency keys stay for now", reason="overloaded")
+        except SQLAlchemyError as error:
             log.info("old idempotency keys stay for now", reason=failure_reason(error))
         except Exception:
             log.exception("old idempotency keys stay for now")
