@@ -1,5 +1,6 @@
 """Waiting for something to become true, with a deadline instead of a sleep."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -20,6 +21,18 @@ def eventually(check: Callable[[], object], *, within: float = 10.0, every: floa
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {check}")
         time.sleep(every)
+
+
+async def until(check: Callable[[], object], *, within: float = 30.0, every: float = 0.002) -> None:
+    """As `eventually`, in an event loop.
+
+    Raises:
+        TimeoutError: It did not hold in time.
+    """
+    async with asyncio.timeout(within):
+        # Whatever a test looks at has no event.
+        while not check():
+            await asyncio.sleep(every)
 
 
 def keeps_time(attempt: Callable[[], float], seconds: float, *, attempts: int = 5) -> None:

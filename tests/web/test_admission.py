@@ -16,6 +16,7 @@ from starlette.types import Message
 from service.errors import OverloadedError
 from service.web.admission import Admission
 from service.web.client_watch import ClientWatch, DisconnectedError, nobody
+from tests.support.polling import until
 from tests.support.server import running_service
 
 WAITS = "service_admission_queue_time_seconds_count"
@@ -96,7 +97,7 @@ def test_client_that_goes_away_while_it_is_queued_leaves_the_queue() -> None:
 
         async with admission.place(ClientWatch(nobody)):
             visit = asyncio.create_task(_visit(admission, ClientWatch(receive)))
-            await _until(lambda: _requests("queued") == 1)
+            await until(lambda: _requests("queued") == 1)
             gone.set()
             with pytest.raises(DisconnectedError):
                 await visit
@@ -124,7 +125,7 @@ def test_visitor_that_is_cancelled_as_it_is_admitted_passes_the_place_on() -> No
         async with admission.place(ClientWatch(nobody)):
             first = asyncio.create_task(_visit(admission))
             second = asyncio.create_task(_visit(admission))
-            await _until(lambda: _requests("queued") == 2)
+            await until(lambda: _requests("queued") == 2)
         # Admitted, but it has not run yet.
         first.cancel()
         async with asyncio.timeout(20):
@@ -147,7 +148,7 @@ def test_visitor_that_is_cancelled_as_its_client_leaves_gives_back_no_place() ->
         client = Leaving(nobody)
         async with admission.place(ClientWatch(nobody)):
             visit = asyncio.create_task(_visit(admission, client))
-            await _until(lambda: _requests("queued") == 1)
+            await until(lambda: _requests("queued") == 1)
             # Its wait has ended, but it has not run yet.
             client.leave()
             visit.cancel()
@@ -236,7 +237,7 @@ async def _inside(admission: Admission) -> AsyncIterator[None]:
             await asyncio.Event().wait()
 
     async with _running(stay()):
-        await _until(lambda: _requests("admitted") == 1)
+        await until(lambda: _requests("admitted") == 1)
         yield
 
 
@@ -244,7 +245,7 @@ async def _inside(admission: Admission) -> AsyncIterator[None]:
 async def _queued(admission: Admission) -> AsyncIterator[None]:
     """Somebody waits, and is cancelled at the end."""
     async with _running(_visit(admission)):
-        await _until(lambda: _requests("queued") == 1)
+        await until(lambda: _requests("queued") == 1)
         yield
 
 
@@ -256,12 +257,6 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def _until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0)
 
 
 def _requests(state: str) -> float:

@@ -4,8 +4,7 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.support.polling import eventually, keeps_time
 from tests.support.raw_http import END, ask, rest, until_end
 from tests.support.scraping import scrape, scraped, total
 from tests.support.server import PYTHON, ROOT, Service, running_service
+from tests.web.servers import serving
 
 PRODUCTS = 20
 # As many as leave the machine time for what is tested; the benchmark has 32.
@@ -35,14 +35,6 @@ def catalog_url(postgres_url: str) -> str:
     """A database with some products, of the ids from 1 on."""
     fill(postgres_url, 1, PRODUCTS, 2000)
     return postgres_url
-
-
-@contextmanager
-def serving(directory: Path, url: str, **settings: object) -> Iterator[Service]:
-    variables = {name: str(value) for name, value in settings.items()}
-    fixed = {"DATABASE_URL": url, "ENVIRONMENT": "test", "LOG_FORMAT": "json"}
-    with running_service(directory, fixed | variables) as service:
-        yield service
 
 
 def begin_create(service: Service) -> socket.socket:
@@ -119,9 +111,14 @@ def test_recycled_workers_lose_no_request_and_are_never_missed(
 @pytest.mark.parametrize("how", ["reload", "recycled"])
 def test_successor_takes_over_when_it_is_ready(tmp_path: Path, postgres_url: str, how: str) -> None:
     # Who has looked at the database does not look again meanwhile, and who looks waits that long.
-    variables = {"HEALTH_INTERVAL": 600, "HEALTH_TIMEOUT": 240, "DATABASE_STATEMENT_TIMEOUT": 120,
-                 "DATABASE_QUERY_DEADLINE": 130}  # fmt: skip
-    with serving(tmp_path, postgres_url, **variables) as service:
+    with serving(
+        tmp_path,
+        postgres_url,
+        HEALTH_INTERVAL=600,
+        HEALTH_TIMEOUT=240,
+        DATABASE_STATEMENT_TIMEOUT=120,
+        DATABASE_QUERY_DEADLINE=130,
+    ) as service:
         (worker,) = service.workers()
         with locked_table(postgres_url, "alembic_version"):
             if how == "reload":

@@ -11,7 +11,7 @@ import pytest
 
 from service.web.health_monitor import HealthMonitor
 from service.web.health_state import PASSED, Outcome, Status
-from tests.support.polling import keeps_time
+from tests.support.polling import keeps_time, until
 from tests.web.conftest import LogLines
 
 FAILED = Outcome(Status.FAIL, "broken")
@@ -35,11 +35,6 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await scenario()
 
     asyncio.run(in_time())
-
-
-async def until(check: Callable[[], bool]) -> None:
-    while not check():
-        await asyncio.sleep(0.002)
 
 
 def test_nothing_passes_before_the_first_look() -> None:

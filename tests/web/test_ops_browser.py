@@ -7,12 +7,12 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx2
-import psycopg2
 import pytest
 from selenium.webdriver.common.keys import Keys
 
@@ -20,6 +20,7 @@ from service.migrator.revisions import Revisions
 from service.web.control_client import ask_workers
 from tests.support.browser import Browser, require_chromium, running_browser
 from tests.support.databases import PostgresDatabases, migrate, worker_name
+from tests.support.locks import locked_table
 from tests.support.polling import eventually
 from tests.support.server import Service, running_service
 
@@ -93,18 +94,10 @@ def address(service: Service) -> str:
 @contextmanager
 def held(url: str, service: Service, requests: int) -> Iterator[None]:
     """Let requests wait for a lock, each with a connection, for as long as the context is open."""
-    connection = psycopg2.connect(url)
-    connection.cursor().execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
-    threads = [threading.Thread(target=ask, args=(service,)) for _ in range(requests)]
-    for thread in threads:
-        thread.start()
-    try:
+    with ThreadPoolExecutor(requests) as clients, locked_table(url):
+        for _ in range(requests):
+            clients.submit(ask, service)
         yield
-    finally:
-        connection.rollback()
-        connection.close()
-        for thread in threads:
-            thread.join()
 
 
 def ask(service: Service) -> None:

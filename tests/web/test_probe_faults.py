@@ -1,11 +1,10 @@
 """Probes tell the truth, in time, about a real server: stopped, hung, misconfigured, overrun."""
 
 import asyncio
-import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,6 +16,7 @@ import pytest
 from tests.database.pools import ServerView
 from tests.support.database_server import running
 from tests.support.databases import PostgresDatabases, migrate
+from tests.support.locks import locked_table
 from tests.support.polling import eventually, keeps_time
 from tests.support.postgres import PostgresServer
 from tests.support.scraping import scraped
@@ -250,15 +250,10 @@ async def _storm(port: int, seconds: float) -> int:
 
 
 def test_a_full_pool_is_no_dead_database(service: Service, catalog: str) -> None:
-    with contextlib.closing(psycopg2.connect(catalog)) as blocker:
-        blocker.cursor().execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
-        url = f"http://127.0.0.1:{service.port}/products"
-        threads = [
-            threading.Thread(target=httpx2.get, args=(url,), kwargs={"timeout": 30})
-            for _ in range(CAPACITY)
-        ]
-        for thread in threads:
-            thread.start()
+    url = f"http://127.0.0.1:{service.port}/products"
+    with ThreadPoolExecutor(CAPACITY) as clients, locked_table(catalog):
+        for _ in range(CAPACITY):
+            clients.submit(httpx2.get, url, timeout=30)
         eventually(lambda: output(service, "pool").startswith("saturated"))
         answer = service.http.get("/readyz")
         assert answer.status_code == 200
@@ -266,9 +261,6 @@ def test_a_full_pool_is_no_dead_database(service: Service, catalog: str) -> None
         status_of = "service_health_check_status"
         assert scraped(service, status_of, check="pool") == 0.5
         assert scraped(service, status_of, check="database") == 1
-        blocker.rollback()
-        for thread in threads:
-            thread.join()
     eventually(lambda: service.http.get("/readyz").json() == {"status": "pass"})
 
 

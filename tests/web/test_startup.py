@@ -9,16 +9,11 @@ from service.database.settings import DatabaseSettings
 from service.web.health_monitor import HealthMonitor
 from service.web.health_state import PASSED, Outcome, Status
 from service.web.startup import Startup
+from tests.support.polling import until
 from tests.support.postgres import execute
 from tests.web.conftest import LogLines
 
 ROLE = "startup_role"
-
-
-async def until(startup: Startup, reason: str) -> None:
-    async with asyncio.timeout(30):
-        while startup.outcome.reason != reason:
-            await asyncio.sleep(0.005)
 
 
 def test_the_pool_is_warmed_up_when_the_database_has_room(
@@ -48,11 +43,11 @@ def test_the_pool_is_warmed_up_when_the_database_has_room(
             assert startup.outcome.reason == "waiting"
             assert pool_snapshot(engine).idle == 0, "nothing is opened before the schema is there"
             schema = PASSED
-            await until(startup, "warming_up")
+            await until(lambda: startup.outcome.reason == "warming_up")
             await asyncio.sleep(0.2)
             assert startup.outcome.reason == "warming_up"
             execute(postgres_url, f"ALTER ROLE {ROLE} CONNECTION LIMIT 5")
-            await until(startup, "")
+            await until(lambda: startup.outcome.reason == "")
             await task
             assert pool_snapshot(engine).idle >= 3
             schema = Outcome(Status.FAIL, "behind")

@@ -5,7 +5,6 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -30,10 +29,9 @@ from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.raw_http import END, ask, rest, until_end
 from tests.support.scraping import scraped
-from tests.support.server import Service, running_service
+from tests.support.server import Service
+from tests.web.servers import both_servers, serving
 
-# Under uvicorn, and under gunicorn.
-both_servers = pytest.mark.parametrize("environment", ["development", "test"])
 EXPORT = "/products/export"
 # Many times what the kernel's buffers hold, so that a client that does not read is noticed.
 PRODUCTS = 30_000
@@ -50,16 +48,6 @@ def catalog_url(postgres: PostgresDatabases) -> Iterator[str]:
     fill(url, 1, PRODUCTS, 500)
     yield url
     postgres.drop(name)
-
-
-@contextmanager
-def serving(
-    directory: Path, url: str, environment: str = "test", **settings: object
-) -> Iterator[Service]:
-    variables = {name: str(value) for name, value in settings.items()}
-    fixed = {"DATABASE_URL": url, "ENVIRONMENT": environment, "LOG_FORMAT": "json"}
-    with running_service(directory, fixed | variables) as service:
-        yield service
 
 
 def ask_for_export(service: Service) -> socket.socket:

@@ -28,10 +28,9 @@ from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.raw_http import ask, rest
 from tests.support.scraping import scraped
-from tests.support.server import Service, running_service
+from tests.support.server import Service
+from tests.web.servers import both_servers, serving
 
-# Under uvicorn, and under gunicorn.
-both_servers = pytest.mark.parametrize("environment", ["development", "test"])
 RETRIES = 3
 # What waits for a lock does so until the test lets it go.
 PATIENT = {"DATABASE_STATEMENT_TIMEOUT": 60, "DATABASE_QUERY_DEADLINE": 70}
@@ -305,11 +304,9 @@ def locked_product(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def serving(directory: Path, url: str, environment: str, **settings: object) -> Iterator[Service]:
+def selling(directory: Path, url: str, environment: str, **settings: object) -> Iterator[Service]:
     """Run the service with one product."""
-    variables = {name: str(value) for name, value in settings.items()}
-    fixed = {"DATABASE_URL": url, "ENVIRONMENT": environment, "LOG_FORMAT": "json"}
-    with running_service(directory, fixed | variables) as service:
+    with serving(directory, url, environment, **settings) as service:
         rope = {"code": "ROPE", "name": "Rope", "price": "1.00"}
         assert service.http.post("/products", json=rope).status_code == 201
         yield service
@@ -324,7 +321,7 @@ def test_client_that_leaves_frees_its_place_and_ends_its_query(
     postgres_url: str, tmp_path: Path, environment: str
 ) -> None:
     with (
-        serving(
+        selling(
             tmp_path, postgres_url, environment, ADMISSION_LIMIT=1, ADMISSION_WAIT=60, **PATIENT
         ) as service,
         locked_product(postgres_url),
@@ -353,7 +350,7 @@ def test_client_that_leaves_frees_its_place_and_ends_its_query(
 def test_requests_that_wait_cost_no_thread_and_keep_nobody_from_what_needs_no_database(
     postgres_url: str, tmp_path: Path, environment: str
 ) -> None:
-    with serving(
+    with selling(
         tmp_path,
         postgres_url,
         environment,
@@ -404,7 +401,7 @@ def test_server_that_hangs_costs_each_request_no_more_than_its_deadline(
         "DATABASE_QUERY_DEADLINE": 4,
         "ADMISSION_WAIT": 30,
     }
-    with serving(tmp_path, server.url(), "test", **settings) as service:
+    with selling(tmp_path, server.url(), "test", **settings) as service:
         create = {"code": "SAIL", "name": "Sail", "price": "1"}
         requests = [("GET /products", None), ("POST /products", create)] * 10
         with server.paused():
