@@ -431,15 +431,3 @@ def test_wait_for_a_stock_pool_is_measured(stock_url: str, pool_name: str) -> No
     assert metrics.timeouts == 1
     assert metrics.value("checkout_failures_total", reason="pool_timeout") == 1
     engine.dispose()
-
-
-def test_wait_for_a_pool_that_never_opened_a_connection_is_seen(make_pool: MakePool) -> None:
-    pool = make_pool(pool_size=1, max_overflow=0, pool_timeout=60)
-    pool_of(pool).suspend()
-    line = Line(pool)
-    try:
-        line.join(1)
-        eventually(lambda: pool.value("oldest_wait_seconds") > 0, within=30)
-    finally:
-        pool_of(pool).resume()
-    line.end()

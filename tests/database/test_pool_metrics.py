@@ -27,7 +27,7 @@ from service.database import (
 from service.database.pool_events import follower_of
 from service.database.pool_metrics import ROUTE_USE, USE_TIME, flush_observations
 from tests.database.conftest import MakeEngine, MakePool
-from tests.database.pools import PoolMetrics, ServerView, WatchedPool
+from tests.database.pools import PoolMetrics, ServerView, WatchedPool, pool_of
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 
@@ -295,6 +295,17 @@ def test_checkouts_that_wait_are_pending(make_pool: MakePool) -> None:
         waiter.join()
     assert pool.pending == 0
     assert (pool.waits, pool.timeouts) == (4, 0)
+
+
+def test_wait_for_a_pool_that_never_opened_a_connection_is_seen(make_pool: MakePool) -> None:
+    pool = make_pool(pool_size=1, max_overflow=0, pool_timeout=60)
+    pool_of(pool).suspend()
+    waiter = Held(lambda: pool.engine.connect().close())
+    try:
+        eventually(lambda: pool.value("oldest_wait_seconds") > 0, within=30)
+    finally:
+        pool_of(pool).resume()
+    waiter.join()
     pool.assert_true(used=0, idle=1)
 
 
