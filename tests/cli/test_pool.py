@@ -14,12 +14,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from service.web.control_client import ask_workers
 from tests.cli.test_commands import tidegate as run_tidegate
 from tests.support.polling import eventually
 from tests.support.server import PYTHON, Service, environment
-from tests.web.test_control import ask, pids
-from tests.web.test_workers import CAPACITY, serving
+from tests.web.test_control import ask, pids, restored
+from tests.web.test_workers import serving
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +36,6 @@ def service(_service: Service) -> Iterator[Service]:
     """The service with two workers, and its pools as they were at start."""
     yield _service
     eventually(lambda: restored(_service), within=60)
-
-
-def restored(service: Service) -> bool:
-    """Put the pools back; tells whether every worker said that it has."""
-    replies = [
-        *ask(service, "resume"),
-        *ask(service, "resize", size=CAPACITY, max_overflow=0),
-    ]
-    return not any(reply.problem for reply in replies)
 
 
 def tidegate(service: Service, command: str, *arguments: str, status: int = 0) -> str:
@@ -86,8 +76,8 @@ def test_show_tells_who_has_the_connections_and_from_where(
     blocked.start()
 
     def holds() -> bool:
-        replies = ask_workers({"command": "show"}, port=service.port)
-        return any(primary(dict(reply.answer))["holders"] for reply in replies)
+        answers = [dict(one.answer) for one in ask(service, "show") if not one.problem]
+        return any(primary(answer)["holders"] for answer in answers)
 
     try:
         eventually(holds, within=60)

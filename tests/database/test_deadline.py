@@ -263,8 +263,8 @@ def test_checkout_outside_of_a_limit_waits_for_one_connection_and_not_for_all(
         pool_size=10, pool_min_idle=10, pool_validation_bypass=0,
     )  # fmt: skip
     pool: Any = client.engine.pool
-    client.ask(select_one)
-    eventually(lambda: turn(client) and pool.checkedin() == 10)
+    eventually(lambda: succeeds(client))
+    eventually(lambda: turn(client) and pool.checkedin() == 10, within=60)
     with faulty_server.paused():
         assert client.fail(select_one).was("deadline_exceeded", after=LIMIT)
     assert_recovers(client, faulty_server)

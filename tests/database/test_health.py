@@ -22,7 +22,7 @@ from tests.support.postgres import PostgresServer
 
 DEADLINE: Final = 0.3
 # For a thread to be scheduled on a machine that has much else to do.
-SLACK: Final = 0.5
+SLACK: Final = 1.5
 REASONS: Final = {*(kind.reason for kind in DatabaseFailure.__subclasses__()), "error"}
 
 
@@ -92,7 +92,7 @@ def test_server_that_stopped_is_lost_and_found_again(
 ) -> None:
     faulty_server.stop()
     for _ in range(3):
-        assert_unhealthy(check_database_health(engine, timeout=2), "connection_lost", within=2)
+        assert_unhealthy(check_database_health(engine, timeout=2), "connection_lost", within=5)
     faulty_server.start()
     eventually(lambda: is_healthy(engine))
     eventually(lambda: waiting() == [])
@@ -102,7 +102,7 @@ def test_server_that_was_killed_is_lost_and_found_again(
     faulty_server: PostgresServer, engine: Engine
 ) -> None:
     faulty_server.kill()
-    assert_unhealthy(check_database_health(engine, timeout=2), "connection_lost", within=2)
+    assert_unhealthy(check_database_health(engine, timeout=2), "connection_lost", within=5)
     faulty_server.start()
     eventually(lambda: is_healthy(engine))
 
@@ -127,7 +127,7 @@ def test_server_that_hangs_keeps_nothing_however_often_it_is_asked(
             assert_unhealthy(each.result(), "deadline_exceeded", within=DEADLINE + SLACK)
     pool: Any = engine.pool
     assert pool.checkedout() == 0
-    eventually(lambda: is_healthy(engine), within=2)
+    eventually(lambda: is_healthy(engine))
     eventually(lambda: not waiting())
 
 
@@ -210,9 +210,9 @@ def test_sqlite_file_is_healthy_and_one_that_is_no_database_is_not(
     assert_healthy(check_database_health(good), within=2)
     (tmp_path / "bad.db").write_bytes(b"walrus" * 1000)
     bad = make_engine(f"sqlite:///{tmp_path / 'bad.db'}")
-    assert_unhealthy(check_database_health(bad), "connection_lost", within=2)
+    assert_unhealthy(check_database_health(bad), "connection_lost", within=5)
     missing = make_engine(f"sqlite:///{tmp_path / 'missing' / 'walrus.db'}")
-    assert_unhealthy(check_database_health(missing), "connection_lost", within=2)
+    assert_unhealthy(check_database_health(missing), "connection_lost", within=5)
 
 
 def test_sqlite_file_is_healthy_while_somebody_writes(

@@ -295,6 +295,7 @@ def test_checkouts_that_wait_are_pending(make_pool: MakePool) -> None:
         waiter.join()
     assert pool.pending == 0
     assert (pool.waits, pool.timeouts) == (4, 0)
+    pool.assert_true(used=0, idle=1)
 
 
 def test_wait_for_a_pool_that_never_opened_a_connection_is_seen(make_pool: MakePool) -> None:

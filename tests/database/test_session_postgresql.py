@@ -22,11 +22,25 @@ from tests.support.postgres import PostgresServer
 Opener = Callable[[], AbstractContextManager[Session]]
 
 
+@pytest.fixture(autouse=True)
+def _configured_for_nothing_afterwards() -> Iterator[None]:
+    yield
+    process.configure(None)
+
+
+@pytest.fixture
+def own_url(postgres: PostgresDatabases) -> Iterator[str]:
+    name = f"tidegate_commit_{worker_name()}"
+    yield postgres.create(name)
+    # A connection that is open would keep it.
+    process.configure(None)
+    postgres.drop(name)
+
+
 def test_failed_commit_is_raised_and_gives_the_connection_back(
-    postgres: PostgresDatabases,
+    own_url: str,
 ) -> None:
-    url = postgres.create(f"tidegate_commit_{worker_name()}")
-    process.configure(DatabaseSettings(url=url))
+    process.configure(DatabaseSettings(url=own_url))
     with write_session() as session:
         session.execute(text("CREATE TABLE parents (id INT PRIMARY KEY)"))
         deferred = "REFERENCES parents DEFERRABLE INITIALLY DEFERRED"
@@ -36,8 +50,6 @@ def test_failed_commit_is_raised_and_gives_the_connection_back(
     with read_session() as session:
         assert session.execute(text("SELECT count(*) FROM children")).scalar() == 0
     assert process.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    process.configure(None)
-    postgres.drop(f"tidegate_commit_{worker_name()}")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +73,6 @@ def test_read_session_costs_one_round_trip(
     start = log.stat().st_size
     with opener() as session:
         assert session.execute(text("SELECT 42")).scalar() == 42
-    process.configure(None)
     lines = log.read_text()[start:].splitlines()
     seen = [line.partition("statement: ")[2].rstrip(";") for line in lines if "statement: " in line]
     assert seen == round_trips

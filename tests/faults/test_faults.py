@@ -12,7 +12,7 @@ from tests.faults.report import Skipped, page
 from tests.load.client import Answer
 
 # The tests share the machine with each other: one that stalls for seconds breaks no bound.
-SHORT = Times(before=0.5, fault=6.0, after=6.0, interval=0.5, timeout=1.0, deadline=1.0, slack=5.0)
+SHORT = Times(before=0.5, fault=8.0, after=8.0, interval=0.5, timeout=1.0, deadline=1.0, slack=4.0)
 TIMES = Times()
 ALIVE = Said(LIVENESS, 0.0, 0.01, "200")
 

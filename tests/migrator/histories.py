@@ -155,7 +155,12 @@ class Result:
 
 def finish(process: "subprocess.Popen[str]") -> Result:
     """Wait for a command; what was read of it before is not in the result."""
-    output, errors = process.communicate(timeout=270)
+    try:
+        output, errors = process.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+        raise AssertionError(f"it does not end: {errors}") from None
     return Result(process.returncode, output, errors)
 
 

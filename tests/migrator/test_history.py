@@ -71,7 +71,12 @@ def test_revision_that_is_wrong_in_any_way_is_40(
     assert [*remembered(engine)] == ["a1"]
     columns = [column["name"] for column in inspect(engine).get_columns("things")]
     assert ("size" in columns) is (engine.dialect.name == "mariadb")
-    path.write_text(path.read_text().replace(ADD, "").replace('{}["secret"]', "pass"))
+    # Of its own, and not of the connection, which would be 11, and tried again by a Job.
+    path.write_text(path.read_text().replace(ADD, "").replace('{}["secret"]', 'open("/nowhere")'))
+    result = history.invoke(empty_url, "up", "--json")
+    assert result.code == 40
+    assert result.json["error"].startswith("a2 failed: FileNotFoundError")
+    path.write_text(path.read_text().replace('open("/nowhere")', "pass"))
     assert history.invoke(empty_url, "up").code == 0
     down = history.invoke(empty_url, "down", "--yes", "--json", "base")
     assert down.code == 40

@@ -100,8 +100,8 @@ class DatabaseServer(ABC):
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Keep the server from answering for as long as the context is open."""
-        self.pause()
         try:
+            self.pause()
             yield
         finally:
             self.resume()

@@ -50,8 +50,13 @@ def _service(tmp_path_factory: pytest.TempPathFactory, _postgres_url: str) -> It
 def service(_service: Service) -> Iterator[Service]:
     """The service with two workers, and its pools as they were at start."""
     yield _service
-    ask(_service, "resume")
-    ask(_service, "resize", size=CAPACITY, max_overflow=0)
+    eventually(lambda: restored(_service), within=60)
+
+
+def restored(service: Service) -> bool:
+    """Put the pools back; tells whether every worker said that it has."""
+    replies = [*ask(service, "resume"), *ask(service, "resize", size=CAPACITY, max_overflow=0)]
+    return not any(reply.problem for reply in replies)
 
 
 def ask(service: Service, command: str, pool: str = "primary", **more: int) -> list[WorkerReply]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, text
 
 from service.database import DatabaseSettings, create_db_engine, process
 from service.database.pool_metrics import WAIT_TIME
@@ -26,7 +26,9 @@ from service.web.health_checks import (
     health_monitor,
 )
 from service.web.health_state import PASSED, STARTING, Outcome, Status
+from tests.support.databases import worker_name
 from tests.support.polling import eventually
+from tests.support.postgres import temporary_role
 from tests.support.queries import counted_queries
 
 REVISIONS: Final = Revisions()
@@ -99,21 +101,15 @@ def test_an_empty_database_is_behind(tmp_path: Path) -> None:
 
 
 def test_a_table_that_may_not_be_read_is_the_schemas_trouble(postgres_url: str) -> None:
-    owner = create_db_engine(postgres_url, pool_name="owner")
-    url = make_url(postgres_url).set(username="nobody", password="not-checked")
-    engine = create_db_engine(url.render_as_string(hide_password=False), pool_name="nobody")
-    with owner.begin() as connection:
-        connection.execute(text("CREATE ROLE nobody LOGIN PASSWORD 'not-checked'"))
-    try:
-        outcomes = looks(DatabaseCheck(engine, 2, REVISIONS.status))
-        assert outcomes["database"] is PASSED
-        assert outcomes["schema"].reason == "unreadable"
-        assert "GRANT" in outcomes["schema"].advice.upper()
-    finally:
-        engine.dispose()
-        with owner.begin() as connection:
-            connection.execute(text("DROP ROLE nobody"))
-        owner.dispose()
+    with temporary_role(postgres_url, f"unread_{worker_name()}") as url:
+        engine = create_db_engine(url, pool_name="unread")
+        try:
+            outcomes = looks(DatabaseCheck(engine, 2, REVISIONS.status))
+        finally:
+            engine.dispose()
+    assert outcomes["database"] is PASSED
+    assert outcomes["schema"].reason == "unreadable"
+    assert "GRANT" in outcomes["schema"].advice.upper()
 
 
 def test_what_was_known_of_the_schema_holds_while_nobody_can_look() -> None:
