@@ -10,7 +10,6 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from service.database.layered_settings import (
     ENV_FILE,
@@ -29,7 +28,8 @@ _DEFAULT: Final = "default"
 _HARMLESS: Final = frozenset({
     "sslmode", "ssl", "host", "port", "target_session_attrs", "connect_timeout", "mode", "uri",
     "application_name", "unix_socket", "charset", "keepalives", "keepalives_idle",
-    "keepalives_interval", "keepalives_count",
+    "keepalives_interval", "keepalives_count", "timeout", "read_timeout", "write_timeout",
+    "tcp_user_timeout", "program_name",
 })  # fmt: skip
 
 
@@ -126,10 +126,9 @@ def _followed(settings: Settings) -> Mapping[str, tuple[Any, str]]:
 
 def _shown(name: str, value: Any) -> str | int | float | bool | None:
     if isinstance(value, SecretStr):
-        try:
-            return masked_url(make_url(value.get_secret_value())) if "URL" in name else MASK
-        except ArgumentError:
-            return MASK
+        # Of a Pushgateway's it is not known here where a password would end.
+        is_database = "URL" in name and name != "MIGRATE_PUSHGATEWAY_URL"
+        return masked_url(make_url(value.get_secret_value())) if is_database else MASK
     if isinstance(value, URL):
         return masked_url(value)
     if isinstance(value, Path):

@@ -425,9 +425,11 @@ class FairQueue(QueueCommon[ConnectionPoolEntry]):
 
     def _lay_down(self, record: ConnectionPoolEntry, *, at_cold_end: bool = False) -> None:
         """Let a connection lie idle again that was taken to be asked."""
+        # Once it lies there it may be handed out, and opened anew.
+        details: _Details = record.info[_DETAILS]
         (self._idle.appendleft if at_cold_end else self._idle.append)(record)
         # It may have been evicted while it was asked, when the idle ones were closed.
-        reason = self._obsolete(record.info[_DETAILS], time.monotonic())
+        reason = self._obsolete(details, time.monotonic())
         if reason is not None and self._take(record):
             close(record, reason)
 

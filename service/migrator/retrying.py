@@ -118,7 +118,8 @@ class Retrier:
             connection.rollback()
         if self._cancellation.is_requested:
             raise self._cancellation.error() from error
-        failure = classify(error)
+        # A revision's own OSError is none of the connection's.
+        failure = classify(error) if isinstance(error, SQLAlchemyError) else None
         if isinstance(failure, ConnectionLost):
             raise UnreachableError(
                 f"the connection was lost during {name}; what was not finished is rolled back,"

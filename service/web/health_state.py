@@ -70,7 +70,7 @@ STARTING: Final = Outcome(Status.FAIL, "starting", "wait for the first look of t
 OVERDUE: Final = Outcome(
     Status.FAIL,
     "overdue",
-    "the event loop is blocked, or the health monitor has ended: see the log",
+    "the event loop is blocked, the worker has no CPU, or its monitor has ended: see the log",
 )
 
 
