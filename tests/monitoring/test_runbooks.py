@@ -22,7 +22,7 @@ from tests.monitoring.rules import RUNBOOKS, alerts
 PAGES: Final = sorted(RUNBOOKS.glob("*.md"))
 SECTIONS: Final = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 # What an operator has at hand, and what there is in the service's container.
-PROGRAMS: Final = {"curl", "kubectl", "grep"}
+PROGRAMS: Final = {"curl", "grep", "kill", "kubectl", "sleep"}
 IN_CONTAINER: Final = {"tidegate"}
 # Each is of several pods, and kubectl would choose one.
 ONE_OF_MANY: Final = re.compile(
