@@ -119,11 +119,12 @@ class _Channel:
     def _reply(self, line: bytes) -> Mapping[str, Any]:
         try:
             request = json.loads(line)
-            if not isinstance(request, dict):
-                return {"error": "a request is an object"}
-            return self._answer(request)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"error": "a request is one line of JSON"}
+        if not isinstance(request, dict):
+            return {"error": "a request is an object"}
+        try:
+            return self._answer(request)
         except ControlError as error:
             return {"error": str(error)}
         except Exception:

@@ -323,10 +323,11 @@ def channel(answer: Callable[[Any], Any] = dict) -> Iterator[int]:
         yield port
 
 
-def test_answer_that_raises_is_an_error_and_not_the_end() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_answer_that_raises_is_an_error_and_not_the_end(error: type[Exception]) -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if request["command"] == "fail":
-            raise RuntimeError("secret")
+            raise error("secret")
         return {}
 
     with channel(answer) as port:
