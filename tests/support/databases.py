@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +46,19 @@ class PostgresDatabases:
     def drop(self, name: str) -> None:
         """Remove a database with whoever is connected to it."""
         self._run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def migrated(self, name: str) -> Iterator[str]:
+        """Give the URL of an empty, migrated database for as long as the context is open.
+
+        Args:
+            name: What for; every test process has its own.
+        """
+        own = f"tidegate_{name}_{worker_name()}"
+        try:
+            yield self.create(own, template=TEMPLATE)
+        finally:
+            self.drop(own)
 
     def create_template(self) -> None:
         """Make the database that tests copy."""

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from service.migrator.revisions import Revisions
 from service.web.control_client import ask_workers
 from tests.support.browser import Browser, require_chromium, running_browser
-from tests.support.databases import PostgresDatabases, migrate, worker_name
+from tests.support.databases import PostgresDatabases
 from tests.support.locks import locked_table
 from tests.support.polling import eventually
 from tests.support.server import Service, running_service
@@ -35,12 +35,8 @@ PICTURES: Final = os.environ.get("SCREENSHOTS")
 @pytest.fixture(scope="module")
 def url(postgres: PostgresDatabases) -> Iterator[str]:
     require_chromium()
-    # Every test process runs some of this module.
-    name = f"tidegate_ops_page_{worker_name()}"
-    url = postgres.create(name)
-    migrate(url)
-    yield url
-    postgres.drop(name)
+    with postgres.migrated("ops_page") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 
-from tests.support.databases import PostgresDatabases, migrate, worker_name
+from tests.support.databases import PostgresDatabases
 from tests.support.locks import locked_table
 from tests.support.polling import eventually, keeps_time
 from tests.support.scraping import scrape, total
@@ -24,12 +24,8 @@ WORKERS: Final = 2
 
 @pytest.fixture(scope="module")
 def catalog(postgres: PostgresDatabases) -> Iterator[str]:
-    # Every test process runs some of this module.
-    name = f"tidegate_ops_data_{worker_name()}"
-    url = postgres.create(name)
-    migrate(url)
-    yield url
-    postgres.drop(name)
+    with postgres.migrated("ops_data") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
