@@ -8,7 +8,8 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database.pool import MeteredPoolMixin, pool_limits
-from service.database.pool_events import PoolFollower, follower_of, followers
+from service.database.pool_events import follower_of, followers
+from service.database.pool_follower import PoolFollower
 from service.database.pool_holders import Holder
 from service.database.pool_queue import FairQueue
 from service.database.pool_watch import oldest_wait
