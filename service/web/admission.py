@@ -171,7 +171,7 @@ class Admission:
         self._line.append(waiter)
         self._gauges.changed()
         timer = loop.call_later(self._wait, _end, waiter, _TIMEOUT)
-        client.expect(lambda: _end(waiter, _DISCONNECTED), at_once=True)
+        client.expect(lambda: _end(waiter, _DISCONNECTED))
         try:
             outcome = await waiter
         except asyncio.CancelledError:

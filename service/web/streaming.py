@@ -109,7 +109,7 @@ class StreamResponse(Response):
         """
         sessions: StreamSessions = scope["app"].state.stream_sessions
         client = ClientWatch(receive)
-        client.expect(_nothing, at_once=True)
+        client.expect(_nothing)
         try:
             async with sessions.session(client) as session:
                 await self._send(self._chunks(session), client, send, sessions.stall)

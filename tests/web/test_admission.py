@@ -139,8 +139,7 @@ def test_visitor_that_is_cancelled_as_its_client_leaves_gives_back_no_place() ->
     class Leaving(ClientWatch):
         leave: Callable[[], object]
 
-        def expect(self, on_gone: Callable[[], object], *, at_once: bool = False) -> None:
-            del at_once
+        def expect(self, on_gone: Callable[[], object]) -> None:
             self.leave = on_gone
 
     async def scenario() -> None:

@@ -1,0 +1,35 @@
+"""Noticing that a client has gone away."""
+
+import asyncio
+import gc
+import weakref
+
+from starlette.types import Message
+
+from service.web.client_watch import ClientWatch, nobody
+from tests.support.polling import until
+
+
+def test_watch_that_has_begun_is_gone_without_the_collector() -> None:
+    """In an overload each queued request would leave it all that it was made of."""
+
+    async def scenario() -> None:
+        watching = asyncio.Event()
+
+        async def receive() -> Message:
+            watching.set()
+            return await nobody()
+
+        client = ClientWatch(receive)
+        client.expect(lambda: None)
+        await watching.wait()
+        client.stop()
+        gone = weakref.ref(client)
+        del client
+        await until(lambda: gone() is None)
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
