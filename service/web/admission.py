@@ -19,6 +19,7 @@ from service.database import pool_clock
 from service.database.batches import SampledGauges
 from service.errors import OverloadedError
 from service.web.client_watch import ClientWatch, DisconnectedError
+from service.web.retry_after import RetryAfter
 
 REQUESTS = Gauge(
     "service_admission_requests",
@@ -78,12 +79,14 @@ class Admission:
         gate: What they are admitted to: the label of the metrics.
         limit: How many may be in at once.
         queue: How many may wait.
-        wait: How long each may wait, in seconds.
+        wait: How long each may wait, in seconds; who is turned away is told to come again after
+            as long at the least.
     """
 
     def __init__(self, gate: str, *, limit: int, queue: int, wait: float) -> None:
         self._gate = gate
         self._wait = wait
+        self._retry_after = RetryAfter(math.ceil(wait))
         self._admitted = 0
         self._line: deque[asyncio.Future[str]] = deque()
         self.resize(limit, queue)
@@ -159,11 +162,15 @@ class Admission:
         if self._admitted < self._limit or len(self._line) < self._queue:
             return None
         self._shed[_QUEUE_FULL].inc()
-        return OverloadedError(math.ceil(self._wait))
+        return self._overloaded()
 
     def tick(self) -> None:
-        """Publish the counts, where they are published."""
+        """Publish the counts, where they are published, and follow the load."""
         self._gauges.write()
+        self._retry_after.tick()
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(self._retry_after.turned_away())
 
     async def _line_up(self, client: ClientWatch) -> None:
         loop = asyncio.get_running_loop()
@@ -186,7 +193,7 @@ class Admission:
             self._gauges.changed()
         if outcome != _ADMITTED:
             self._shed[outcome].inc()
-            raise DisconnectedError if client.is_gone else OverloadedError(math.ceil(self._wait))
+            raise DisconnectedError if client.is_gone else self._overloaded()
 
     def _leave(self) -> None:
         self._admitted -= 1

@@ -88,7 +88,10 @@ def serving(name: str, url: str, **variables: str) -> Iterator[Service]:
             process = subprocess.Popen(
                 ["taskset", "-c", str(SERVER_CORE), PYTHON, "-m", "uvicorn", *kind.application,
                  "--port", str(port), "--loop", "uvloop", "--http", "httptools",
-                 "--no-access-log"],
+                 "--no-access-log",
+                 # As deploy/gunicorn.conf.py has it: with uvicorn's own 5 s whoever stays away as
+                 # long as it was told connects anew.
+                 "--timeout-keep-alive", "75"],
                 cwd=directory,
                 env=environment({"DATABASE_URL": url, "PYTHONPATH": str(ROOT),
                                  **kind.variables, **variables}),
