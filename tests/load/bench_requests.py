@@ -1,8 +1,10 @@
-"""Requests per second and latency of Tidegate, of the textbook and of raw asyncpg, in one run.
+"""Requests per second, latency and CPU of Tidegate, the textbook and raw asyncpg, in one run.
 
 Run `python -m tests.load.bench_requests`; it needs wrk. It starts its own PostgreSQL, which does
-not wait for the disk. All three serve under uvicorn, one process on one core; PostgreSQL and wrk
-are on the other. Only one is loaded at a time, and rounds are interleaved.
+not wait for the disk. All serve under uvicorn, one process on one core; PostgreSQL and wrk are on
+the other. Only one is loaded at a time, and rounds are interleaved. The reads are also done by
+FastAPI and SQLAlchemy alone (`frameworks.py`), whose CPU is the least that a service made of both
+takes.
 """
 
 import argparse
@@ -11,10 +13,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+import psutil
 
 from tests.load.measuring import figure, header, interleaved, row
-from tests.load.servers import KINDS, PRODUCTS, RAW, TEXTBOOK, catalog, serving
+from tests.load.servers import FRAMEWORKS, KINDS, PRODUCTS, RAW, TEXTBOOK, catalog, serving
 from tests.load.wrk import Load, require_wrk, wrk
 from tests.support.server import Service
 
@@ -36,35 +40,64 @@ def create(service: Service, seconds: int) -> Load:
     return wrk(service, "", seconds, f"-s{_HERE / 'create.lua'}", uuid.uuid4().hex)
 
 
+CREATE: Final = "create"
 LOADS: Final[dict[str, Callable[[Service, int], Load]]] = {
     "read by id": read,
     "list of 50": read_list,
-    "create": create,
+    CREATE: create,
 }
+
+
+class Round(NamedTuple):
+    """What wrk saw, and the microseconds of CPU that the server took for a request."""
+
+    load: Load
+    cpu: float
+
+
+def loaded(load: Callable[[Service, int], Load], service: Service, seconds: int) -> Round:
+    """Load one server."""
+    before = _cpu_seconds(service)
+    seen = load(service, seconds)
+    return Round(seen, (_cpu_seconds(service) - before) / (seen.rate * seconds) * 1e6)
+
+
+def _cpu_seconds(service: Service) -> float:
+    times = psutil.Process(service.process.pid).cpu_times()
+    return times.user + times.system
 
 
 def measure(services: dict[str, Service], rounds: int, seconds: int) -> None:
     """Print a line for each kind of load and server."""
-    header("load", "server", "req/s", "p50 ms", "p99 ms", "failed", "/ textbook", "share of raw")
+    header("load", "server", "req/s", "p50 ms", "p99 ms", "failed", "/ textbook", "share of raw",
+           "CPU µs", "raw's CPU / its own")  # fmt: skip
     for title, load in LOADS.items():
-        variants = {name: partial(load, service, seconds) for name, service in services.items()}
+        variants = {
+            name: partial(loaded, load, service, seconds)
+            for name, service in services.items()
+            if title != CREATE or name != FRAMEWORKS
+        }
         results = interleaved(variants, rounds)
-        for name, loads in results.items():
+        rates = {name: [each.load.rate for each in given] for name, given in results.items()}
+        cpu = {name: [each.cpu for each in given] for name, given in results.items()}
+        for name, given in results.items():
             row(
                 title,
                 name,
-                figure([each.rate for each in loads]),
-                figure([each.p50 for each in loads]),
-                figure([each.p99 for each in loads]),
-                str(sum(each.failed for each in loads)),
-                figure(ratios(loads, results[TEXTBOOK])),
-                figure(ratios(loads, results[RAW])),
+                figure(rates[name]),
+                figure([each.load.p50 for each in given]),
+                figure([each.load.p99 for each in given]),
+                str(sum(each.load.failed for each in given)),
+                figure(ratios(rates[name], rates[TEXTBOOK])),
+                figure(ratios(rates[name], rates[RAW])),
+                figure(cpu[name]),
+                figure(ratios(cpu[RAW], cpu[name])),
             )
 
 
-def ratios(loads: list[Load], others: list[Load]) -> list[float]:
-    """How many times as many requests per second, round by round."""
-    return [each.rate / other.rate for each, other in zip(loads, others, strict=True)]
+def ratios(values: list[float], others: list[float]) -> list[float]:
+    """How many times as much, round by round."""
+    return [value / other for value, other in zip(values, others, strict=True)]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from tests.support.server import PYTHON, ROOT, Service, environment
 TIDEGATE: Final = "Tidegate"
 TEXTBOOK: Final = "textbook"
 RAW: Final = "raw"
+FRAMEWORKS: Final = "FastAPI, SQLAlchemy"
 # The servers have one core; PostgreSQL and the load have the other.
 SERVER_CORE: Final = 0
 OTHER_CORE: Final = (os.cpu_count() or 1) - 1
@@ -45,6 +46,7 @@ class Kind(NamedTuple):
 KINDS: Final = {
     TEXTBOOK: Kind(("tests.load.textbook:app",), {}),
     RAW: Kind(("tests.load.raw:app",), {}),
+    FRAMEWORKS: Kind(("tests.load.frameworks:app",), {}),
     TIDEGATE: Kind(
         ("--factory", "service.app:create_app"),
         {
