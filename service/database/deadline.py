@@ -72,8 +72,24 @@ _current: ContextVar[TimeLimit | None] = ContextVar("database_time_limit", defau
 current_limit = _current.get
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[TimeLimit]:
+class _Limited(contextlib.AbstractContextManager[TimeLimit]):
+    """`time_limit`; made of a generator it would take three times as long."""
+
+    __slots__ = ("_seconds", "_token")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> TimeLimit:
+        limit = TimeLimit(time.monotonic() + self._seconds, _current.get())
+        self._token = _current.set(limit)
+        return limit
+
+    def __exit__(self, *_exception: object) -> None:
+        _current.reset(self._token)
+
+
+def time_limit(seconds: float) -> contextlib.AbstractContextManager[TimeLimit]:
     """Have everything that is asked of a database within end in time.
 
     That is: waiting for a connection, opening and validating it, statements, fetches, COMMIT and
@@ -82,14 +98,9 @@ def time_limit(seconds: float) -> Iterator[TimeLimit]:
     that `failures.classify` takes for `DeadlineExceeded`, or for `Cancelled`.
 
     Args:
-        seconds: From now.
+        seconds: From when it is entered.
     """
-    limit = TimeLimit(time.monotonic() + seconds, _current.get())
-    token = _current.set(limit)
-    try:
-        yield limit
-    finally:
-        _current.reset(token)
+    return _Limited(seconds)
 
 
 @contextlib.contextmanager

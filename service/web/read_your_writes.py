@@ -51,11 +51,11 @@ def has_just_written(request: Request) -> bool:
     Args:
         request: One that reads.
     """
-    value = request.cookies.get(COOKIE)
-    if value is None:
-        return False
     replica = process.replica
-    if replica is None or _age(value) > replica.max_lag + MARGIN_SECONDS:
+    # First of all: to look for a cookie reads all of the headers.
+    if replica is None or (value := request.cookies.get(COOKIE)) is None:
+        return False
+    if _age(value) > replica.max_lag + MARGIN_SECONDS:
         return False
     replica.count_fallback("recent_write")
     return True
