@@ -52,6 +52,8 @@ log = structlog.stdlib.get_logger(__name__)
 ROUTERS: Final = (products, probes.router, metrics.router, ops_page.router)
 # The largest product is some 50 KB of JSON, each character as two escapes.
 MAX_BODY_BYTES: Final = 64 * 1024
+# So many more than before let the garbage collector look at them: some megabytes, were all garbage.
+_NEW_OBJECTS: Final = 10_000
 # How often idempotency keys that are past their time are deleted.
 _KEYS_SECONDS: Final = 600
 
@@ -154,13 +156,31 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         await closing.enter_async_context(app.state.health.running())
         await closing.enter_async_context(ProcessMetrics().running())
-        # What the start has made stays: to look through it in every full collection would hold
-        # all requests up for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        closing.callback(gc.unfreeze)
+        closing.callback(_spare_the_collector())
         with channel:
             yield
+
+
+def _spare_the_collector() -> Callable[[], None]:
+    """Have the garbage collector look at less, and less often.
+
+    Returns:
+        What undoes it.
+    """
+    former = gc.get_threshold()
+    # What the start has made stays: to look through it in every full collection would hold all
+    # requests up for 0.1 s.
+    gc.collect()
+    gc.freeze()
+    # A request leaves no cycles behind. Python's 700 new objects are those of the requests that are
+    # under way: they were looked through 130 times a second, for 3 to 6 % of the CPU.
+    gc.set_threshold(_NEW_OBJECTS, *former[1:])
+
+    def undo() -> None:
+        gc.unfreeze()
+        gc.set_threshold(*former)
+
+    return undo
 
 
 @asynccontextmanager

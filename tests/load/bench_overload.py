@@ -45,27 +45,26 @@ class Round(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The rounds of one load, and the most that its server did under any."""
+    """The rounds of one load, those of the load of which most was served, and the uncontended."""
 
     rounds: Sequence[Round]
-    best: float
-    uncontended_p99: float | None
-
-    @property
-    def goodput(self) -> float:
-        """Answers of 2xx per second."""
-        return statistics.median(each.goodput for each in self.rounds)
+    best: Sequence[Round]
+    uncontended: Sequence[Round]
 
     @property
     def share(self) -> float:
-        """Of the best row's goodput."""
-        return self.goodput / self.best if self.best else 0.0
+        """Of the best load's goodput, round by round: a noisy machine changes between them."""
+        pairs = zip(self.rounds, self.best, strict=True)
+        return statistics.median(
+            own.goodput / best.goodput if best.goodput else 0.0 for own, best in pairs
+        )
 
     @property
     def times(self) -> float | None:
-        """How many times as slow as uncontended the slowest admitted requests were."""
-        p99 = self.median("p99")
-        return p99 / self.uncontended_p99 if p99 and self.uncontended_p99 else None
+        """How many times as slow as uncontended the slowest admitted requests were, likewise."""
+        pairs = zip(self.rounds, self.uncontended, strict=True)
+        times = [own.p99 / other.p99 for own, other in pairs if own.p99 and other.p99]
+        return statistics.median(times) if times else None
 
     @property
     def statuses(self) -> Counter[str]:
@@ -132,11 +131,9 @@ def pool_timeouts(service: Service) -> int:
 
 def rows(rounds: dict[str, list[Round]]) -> dict[str, Row]:
     """Compare the loads of one server."""
-    medians = {
-        name: statistics.median(one.goodput for one in each) for name, each in rounds.items()
-    }
-    uncontended = Row(rounds[str(UNCONTENDED)], 0.0, None).median("p99")
-    return {name: Row(each, max(medians.values()), uncontended) for name, each in rounds.items()}
+    best = max(rounds.values(), key=lambda each: statistics.median(one.goodput for one in each))
+    uncontended = rounds[str(UNCONTENDED)]
+    return {name: Row(each, best, uncontended) for name, each in rounds.items()}
 
 
 def show(server: str, results: dict[str, Row]) -> None:
@@ -163,7 +160,7 @@ def _figure(values: Sequence[float]) -> str:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of Tidegate; the textbook has one")
+    parser.add_argument("--rounds", type=int, default=7, help="of Tidegate; the textbook has one")
     parser.add_argument("--seconds", type=int, default=4, help="of load in each round")
     parser.add_argument(
         "--warm-up", type=float, default=3, help="seconds in which the clients begin"
