@@ -160,7 +160,7 @@ def _figure(values: Sequence[float]) -> str:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="of Tidegate; the textbook has one")
+    parser.add_argument("--rounds", type=int, default=16, help="of Tidegate; the textbook has one")
     parser.add_argument("--seconds", type=int, default=4, help="of load in each round")
     parser.add_argument(
         "--warm-up", type=float, default=3, help="seconds in which the clients begin"

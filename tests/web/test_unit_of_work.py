@@ -1,9 +1,12 @@
 """What a request does with the database: tried again, cut off, given up, and never half done."""
 
+import asyncio
 import concurrent.futures
+import gc
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +19,11 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from service.database import process
 from service.product_catalog.models import Product
+from service.web.client_watch import nobody
 from service.web.endpoints import reads, writes
 from tests.support.application import application
 from tests.support.database_server import running
@@ -156,6 +161,44 @@ def test_without_room_a_request_is_turned_away_before_anything_of_it_is_read(
     assert shed.headers["x-request-id"] == "mine"
     assert shed.json()["instance"] == "/products"
     assert [answer.status_code for answer in others] == [405, 200], "these need no place"
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(app_client: TestClient) -> None:
+    """Served, queued or turned away: it looks seldom (`service.app`)."""
+    statuses: Counter[int] = Counter()
+
+    async def send(message: Message) -> None:
+        statuses[message.get("status", 0)] += 1
+
+    async def request() -> None:
+        messages: Iterator[Message] = iter([{"type": "http.request"}])
+        scope = {"type": "http", "method": "GET", "path": "/products", "raw_path": b"/products"}
+        scope |= {"query_string": b"", "headers": []}
+
+        async def receive() -> Message:
+            return next(messages, None) or await nobody()
+
+        await app_client.app(scope, receive, send)
+
+    async def burst() -> None:
+        places = app_client.app.state.unit_of_work.admission.snapshot()  # type: ignore[attr-defined]
+        await asyncio.gather(*(request() for _ in range(places.limit + places.queue + 5)))
+
+    assert app_client.portal is not None
+    app_client.portal.call(burst)
+    gc.collect()
+    gc.disable()
+    try:
+        statuses.clear()
+        for _ in range(5):
+            app_client.portal.call(burst)
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert statuses[200] > 50
+    assert statuses[503] > 20
+    # The calls into the loop leave some themselves.
+    assert found < statuses[200]
 
 
 def test_serialization_failure_is_tried_again_and_its_effect_is_there_once(
