@@ -1,7 +1,6 @@
 """The composition root: everything that is made for a process is made here."""
 
 import asyncio
-import gc
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +30,7 @@ from service.web.client_watch import ClientWatch, nobody
 from service.web.control import control_channel
 from service.web.control_commands import ControlCommands
 from service.web.draining import Drain
+from service.web.garbage import collect_now_and_then, spared_collector
 from service.web.health_checks import KnownSchema, health_engine, health_monitor
 from service.web.health_monitor import HealthMonitor
 from service.web.logging import access_log, configure_logging
@@ -52,8 +52,6 @@ log = structlog.stdlib.get_logger(__name__)
 ROUTERS: Final = (products, probes.router, metrics.router, ops_page.router)
 # The largest product is some 50 KB of JSON, each character as two escapes.
 MAX_BODY_BYTES: Final = 64 * 1024
-# So many more than before let the garbage collector look at them: some megabytes, were all garbage.
-_NEW_OBJECTS: Final = 10_000
 # How often idempotency keys that are past their time are deleted.
 _KEYS_SECONDS: Final = 600
 
@@ -152,35 +150,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 app.state.startup.run(),
                 _compare_with_server(app.state.health, operations, settings, own_engine),
                 _forget_old_keys(app.state.unit_of_work),
+                collect_now_and_then(),
             )
         )
         await closing.enter_async_context(app.state.health.running())
         await closing.enter_async_context(ProcessMetrics().running())
-        closing.callback(_spare_the_collector())
+        closing.enter_context(spared_collector())
         with channel:
             yield
-
-
-def _spare_the_collector() -> Callable[[], None]:
-    """Have the garbage collector look at less, and less often.
-
-    Returns:
-        What undoes it.
-    """
-    former = gc.get_threshold()
-    # What the start has made stays: to look through it in every full collection would hold all
-    # requests up for 0.1 s.
-    gc.collect()
-    gc.freeze()
-    # A request leaves no cycles behind. Python's 700 new objects are those of the requests that are
-    # under way: they were looked through 130 times a second, for 3 to 6 % of the CPU.
-    gc.set_threshold(_NEW_OBJECTS, *former[1:])
-
-    def undo() -> None:
-        gc.unfreeze()
-        gc.set_threshold(*former)
-
-    return undo
 
 
 @asynccontextmanager

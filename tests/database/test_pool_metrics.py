@@ -28,6 +28,7 @@ from service.database.pool_events import follower_of
 from service.database.pool_metrics import ROUTE_USE, USE_TIME, flush_observations
 from tests.database.conftest import MakeEngine, MakePool
 from tests.database.pools import PoolMetrics, ServerView, WatchedPool, pool_of
+from tests.support.collector import without_collector
 from tests.support.polling import eventually
 from tests.support.postgres import PostgresServer
 
@@ -696,9 +697,7 @@ def test_collection_within_a_lock_of_prometheus_does_not_hang(
 ) -> None:
     """Those locks are not reentrant, and a scrape holds them as well as an event's handler."""
     pool = make_pool(pool_size=3, max_overflow=0)
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         cycle: list[Any] = [pool.engine.raw_connection()]
         cycle.append(cycle)
         del cycle
@@ -712,8 +711,6 @@ def test_collection_within_a_lock_of_prometheus_does_not_hang(
         connection.close()
         flush_observations()
         assert not value._lock.armed  # noqa: SLF001 - as above
-    finally:
-        gc.enable()
     eventually(lambda: (pool.used, pool.idle) == (0, 2))
 
 

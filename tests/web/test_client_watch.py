@@ -1,12 +1,12 @@
 """Noticing that a client has gone away."""
 
 import asyncio
-import gc
 import weakref
 
 from starlette.types import Message
 
 from service.web.client_watch import ClientWatch, nobody
+from tests.support.collector import without_collector
 from tests.support.polling import until
 
 
@@ -28,8 +28,5 @@ def test_watch_that_has_begun_is_gone_without_the_collector() -> None:
         del client
         await until(lambda: gone() is None)
 
-    gc.disable()
-    try:
+    with without_collector():
         asyncio.run(scenario())
-    finally:
-        gc.enable()

@@ -26,6 +26,7 @@ from service.product_catalog.models import Product
 from service.web.client_watch import nobody
 from service.web.endpoints import reads, writes
 from tests.support.application import application
+from tests.support.collector import without_collector
 from tests.support.database_server import running
 from tests.support.databases import migrate
 from tests.support.locks import waiting_for_locks
@@ -164,7 +165,7 @@ def test_without_room_a_request_is_turned_away_before_anything_of_it_is_read(
 
 
 def test_requests_leave_nothing_to_the_garbage_collector(app_client: TestClient) -> None:
-    """Served, queued or turned away: it looks seldom (`service.app`)."""
+    """Served, queued or turned away: it looks seldom (`service.web.garbage`)."""
     statuses: Counter[int] = Counter()
 
     async def send(message: Message) -> None:
@@ -186,15 +187,11 @@ def test_requests_leave_nothing_to_the_garbage_collector(app_client: TestClient)
 
     assert app_client.portal is not None
     app_client.portal.call(burst)
-    gc.collect()
-    gc.disable()
-    try:
-        statuses.clear()
+    statuses.clear()
+    with without_collector():
         for _ in range(5):
             app_client.portal.call(burst)
         found = gc.collect()
-    finally:
-        gc.enable()
     assert statuses[200] > 50
     assert statuses[503] > 20
     # The calls into the loop leave some themselves.
