@@ -9,7 +9,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.database import DatabaseSettings, create_db_engine, metadata, process
+from service.database import DatabaseSettings, create_db_engine, metadata, pool_clock, process
 from service.database.layered_settings import variable_names
 from service.migrator.settings import MigratorSettings
 from service.settings import Settings
@@ -62,6 +62,12 @@ def _forget_settings() -> None:
         # The kit refuses names of its prefix that it does not know.
         if plain in known or plain.startswith("DATABASE_"):
             del os.environ[name]
+
+
+@pytest.fixture
+def manual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second passes for pools and gates but by what a test lets tick, which it may count."""
+    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ _current: ContextVar[TimeLimit | None] = ContextVar("database_time_limit", defau
 current_limit = _current.get
 
 
-class _Limited(contextlib.AbstractContextManager[TimeLimit]):
+class _Limited:
     """`time_limit`; made of a generator it would take three times as long."""
 
     __slots__ = ("_seconds", "_token")

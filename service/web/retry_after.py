@@ -23,7 +23,7 @@ class RetryAfter:
     """
 
     def __init__(self, shortest: int) -> None:
-        self.seconds = shortest
+        self._seconds = shortest
         self._shortest = shortest
         self._longest = max(shortest, _LONGEST_SECONDS)
         self._count = self._counted = 0
@@ -32,7 +32,7 @@ class RetryAfter:
     def turned_away(self) -> int:
         """Count one that is turned away; the seconds to tell it. From one thread."""
         self._count += 1
-        return self.seconds
+        return self._seconds
 
     def tick(self) -> None:
         """Follow the load; from another thread, about once a second."""
@@ -40,6 +40,6 @@ class RetryAfter:
         per_second = (count - self._counted) / max(now - self._counted_at, 1e-9)
         self._counted, self._counted_at = count, now
         if per_second > _MANY_PER_SECOND:
-            self.seconds = min(self.seconds * 2, self._longest)
+            self._seconds = min(self._seconds * 2, self._longest)
         elif per_second < _FEW_PER_SECOND:
-            self.seconds = max(self.seconds // 2, self._shortest)
+            self._seconds = max(self._seconds // 2, self._shortest)

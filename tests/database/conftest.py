@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
-from service.database import DatabaseSettings, create_db_engine, pool_clock
+from service.database import DatabaseSettings, create_db_engine
 from tests.database.pools import CLOSE_REASONS, ServerView, WatchedPool
 from tests.support.database_server import running
 from tests.support.databases import MariaDBDatabases, PostgresDatabases, worker_name
@@ -81,12 +81,6 @@ def only_known_reasons() -> Iterator[None]:
         if sample.name == "db_client_connection_closed_total"
     }
     assert closed <= CLOSE_REASONS
-
-
-@pytest.fixture
-def manual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No second passes for pools but by what a test lets tick, which it may count."""
-    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.server import PYTHON, ROOT, Service, environment
 TIDEGATE: Final = "Tidegate"
 TEXTBOOK: Final = "textbook"
 RAW: Final = "raw"
-FRAMEWORKS: Final = "FastAPI, SQLAlchemy"
+FRAMEWORKS: Final = "FastAPI + SQLAlchemy"
 # The servers have one core; PostgreSQL and the load have the other.
 SERVER_CORE: Final = 0
 OTHER_CORE: Final = (os.cpu_count() or 1) - 1

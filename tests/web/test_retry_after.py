@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.database import pool_clock
 from service.web import retry_after
 from service.web.admission import Admission
 from service.web.retry_after import RetryAfter
@@ -56,9 +55,8 @@ def test_what_is_longer_from_the_start_stays(monkeypatch: pytest.MonkeyPatch) ->
     assert Seconds(monkeypatch, shortest=60).told(300, 300, 0) == [60, 60, 60]
 
 
-def test_gate_tells_what_its_load_makes_of_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It is ticked here.
-    monkeypatch.setattr(pool_clock, "watch", lambda _watched: None)
+@pytest.mark.usefixtures("manual_clock")
+def test_gate_tells_what_its_load_makes_of_its_wait() -> None:
     admission = Admission("test", limit=0, queue=0, wait=1.5)
 
     def told() -> set[int]:
