@@ -13,10 +13,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
 from service.database import pool_clock
-from service.database.any_pool import observe_checkouts, pool_limits
 from service.database.collecting import is_collecting, run_elsewhere
 from service.database.failures import OutOfTime, failure_reason
 from service.database.pool import MeteredPoolMixin, PoolTimeoutError
+from service.database.pool_any import observe_checkouts, pool_limits
 from service.database.pool_holders import Holder
 from service.database.pool_ledger import PoolLedger
 from service.database.pool_metrics import PoolSeries

@@ -20,6 +20,7 @@ _SKIPPED: Final = 6
 # Frames that are kept of the code that takes a connection: to look at more costs every checkout.
 _DEPTH: Final = 8
 _LIBRARY: Final = str(Path(sqlalchemy.__file__).parent)
+# Every module of the pool is named for it.
 _OWN: Final = str(Path(__file__).parent / "pool")
 # SQLAlchemy makes some of its functions as it runs.
 _GENERATED: Final = "<sqlalchemy "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database.any_pool import pool_limits
 from service.database.pool import MeteredPoolMixin
+from service.database.pool_any import pool_limits
 from service.database.pool_events import follower_of, followers
 from service.database.pool_follower import PoolFollower
 from service.database.pool_holders import Holder
