@@ -1,7 +1,6 @@
 """The query of one page, made once for each kind of page: to make it takes as long as to run it."""
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Select, bindparam, inspect, select, tuple_
@@ -9,7 +8,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from service.database.pagination import Page, Sort, decode_cursor, encode_cursor
 from service.database.process_engines import process
-from service.database.statements import key_column, select_views
+from service.database.statements import key_column, made_once
+from service.database.views import names_of, select_views
 
 RowT = TypeVar("RowT")
 
@@ -29,7 +29,7 @@ class PageQuery:
         sort: The order.
         limit: How many rows make a page.
         cursor: Where the page before ended; None for the first page.
-        as_views: Whether to ask for columns instead of entities.
+        view: What to ask for of each row; entities when left out.
 
     Attributes:
         statement: What to run.
@@ -38,7 +38,8 @@ class PageQuery:
     Raises:
         InvalidCursorError: The cursor is not one of this list, order and key.
         SettingsError: The process has no settings yet, and they are wrong.
-        TypeError: The column may be null, or the model has a composite key.
+        TypeError: The column may be null, the view lacks it or the key, or the model has a
+            composite key.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of a page
@@ -49,7 +50,7 @@ class PageQuery:
         limit: int,
         cursor: str | None,
         *,
-        as_views: bool = False,
+        view: type[Any] | None = None,
     ) -> None:
         self._sort = sort
         self._limit = limit
@@ -66,7 +67,7 @@ class PageQuery:
             sort.column,
             descending=sort.descending,
             is_first=cursor is None,
-            as_views=as_views,
+            view=view,
         )
         # Without a condition it stays the same object, whose place in the cache is known.
         self.statement = statement.where(*where) if where else statement
@@ -80,17 +81,20 @@ class PageQuery:
         return Page(items, encode_cursor(self._key, self._table, self._sort, values))
 
 
-@cache
+@made_once
 def _select_page(
     model: Any,
     column: InstrumentedAttribute[Any],
     *,
     descending: bool,
     is_first: bool,
-    as_views: bool,
+    view: type[Any] | None,
 ) -> Select[*tuple[Any, ...]]:
     columns = _sort_columns(model, column)
-    query: Select[*tuple[Any, ...]] = select_views(model) if as_views else select(model)
+    query: Select[*tuple[Any, ...]] = select(model) if view is None else select_views(model, view)
+    if view is not None and (lacking := {each.key for each in columns} - {*names_of(view)}):
+        names = " and ".join(sorted(lacking))
+        raise TypeError(f"{view.__name__} lacks {names}: without, a row's place is not known")
     if not is_first:
         start = [
             bindparam(_START.format(place), type_=each.type) for place, each in enumerate(columns)
@@ -101,7 +105,7 @@ def _select_page(
     return query.order_by(*order).limit(bindparam(_LIMIT))
 
 
-@cache
+@made_once
 def _sort_columns(
     model: Any, column: InstrumentedAttribute[Any]
 ) -> list[InstrumentedAttribute[Any]]:

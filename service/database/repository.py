@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Generic
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from service.database import statements, upserts
+from service.database import statements, upserts, views
 from service.database.page_query import PageQuery
 from service.database.pagination import Page, Sort
-from service.database.statements import ModelT, RowValues, View
+from service.database.statements import ModelT, RowValues
+from service.database.views import ViewT
 
 
 class BaseRepository(Generic[ModelT]):
@@ -59,27 +60,35 @@ class BaseRepository(Generic[ModelT]):
         query = PageQuery(self.model, where, sort, limit, cursor)
         return query.page(self.session.scalars(query.statement, query.parameters).all())
 
-    def view(self, key: Any) -> View:
-        """The row with this primary key as plain values, for what is only shown.
+    def view(self, view: type[ViewT], key: Any) -> ViewT | None:
+        """What a view shows of the row with this primary key.
 
         It costs half of what `get` does, and is nothing that a session would follow.
+
+        Args:
+            view: A dataclass; each of its fields has the name of an attribute of the model.
+            key: The primary key.
+
+        Raises:
+            TypeError: The view is something else.
         """
         connection = self.session.connection()
-        rows = connection.execute(statements.select_view(self.model), {"key": key})
-        return next(iter(statements.views_of(self.model, rows.all())), None)
+        rows = connection.execute(views.select_view(self.model, view), {"key": key})
+        return next(iter(views.views_of(view, rows.all())), None)
 
     def view_page(
         self,
+        view: type[ViewT],
         *where: ColumnElement[bool],
         sort: Sort,
         limit: int,
         cursor: str | None = None,
-    ) -> Page[View]:
-        """As `page`, with rows as `view` gives them."""
-        query = PageQuery(self.model, where, sort, limit, cursor, as_views=True)
+    ) -> Page[ViewT]:
+        """As `page`, of views, which show at least what the page is sorted by."""
+        query = PageQuery(self.model, where, sort, limit, cursor, view=view)
         rows = self.session.connection().execute(query.statement, query.parameters)
         # All at once: row by row each of them would be a call to the driver.
-        return query.page(statements.views_of(self.model, rows.all()))
+        return query.page(views.views_of(view, rows.all()))
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""
@@ -95,18 +104,19 @@ class BaseRepository(Generic[ModelT]):
         self.session.flush()
         return row
 
-    def insert(self, values: RowValues) -> View:
+    def insert(self, view: type[ViewT], values: RowValues) -> ViewT:
         """Insert one row at once, for half of what `add` costs.
 
         Args:
+            view: As of `view`.
             values: Column values by name.
 
         Returns:
-            All of the row, with what the database or a default set, as `view` gives it.
+            The row, with what the database or a default set.
         """
         connection = self.session.connection()
-        rows = connection.execute(statements.insert_view(self.model), values)
-        return statements.views_of(self.model, rows.all())[0]
+        rows = connection.execute(views.insert_view(self.model, view), values)
+        return views.views_of(view, rows.all())[0]
 
     def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
         """Insert rows in as few statements as the database takes."""

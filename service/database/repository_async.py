@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Generic
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database import statements, upserts
+from service.database import statements, upserts, views
 from service.database.page_query import PageQuery
 from service.database.pagination import Page, Sort
-from service.database.statements import ModelT, RowValues, View
+from service.database.statements import ModelT, RowValues
+from service.database.views import ViewT
 
 
 class BaseRepositoryAsync(Generic[ModelT]):
@@ -52,27 +53,25 @@ class BaseRepositoryAsync(Generic[ModelT]):
         query = PageQuery(self.model, where, sort, limit, cursor)
         return query.page((await self.session.scalars(query.statement, query.parameters)).all())
 
-    async def view(self, key: Any) -> View:
-        """The row with this primary key as plain values, for what is only shown.
-
-        It costs half of what `get` does, and is nothing that a session would follow.
-        """
+    async def view(self, view: type[ViewT], key: Any) -> ViewT | None:
+        """What a view shows of the row with this primary key."""
         connection = await self.session.connection()
-        rows = await connection.execute(statements.select_view(self.model), {"key": key})
-        return next(iter(statements.views_of(self.model, rows.all())), None)
+        rows = await connection.execute(views.select_view(self.model, view), {"key": key})
+        return next(iter(views.views_of(view, rows.all())), None)
 
     async def view_page(
         self,
+        view: type[ViewT],
         *where: ColumnElement[bool],
         sort: Sort,
         limit: int,
         cursor: str | None = None,
-    ) -> Page[View]:
-        """As `page`, with rows as `view` gives them."""
-        query = PageQuery(self.model, where, sort, limit, cursor, as_views=True)
+    ) -> Page[ViewT]:
+        """As `page`, of views, which show at least what the page is sorted by."""
+        query = PageQuery(self.model, where, sort, limit, cursor, view=view)
         connection = await self.session.connection()
         rows = await connection.execute(query.statement, query.parameters)
-        return query.page(statements.views_of(self.model, rows.all()))
+        return query.page(views.views_of(view, rows.all()))
 
     async def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows meet every condition."""
@@ -88,18 +87,11 @@ class BaseRepositoryAsync(Generic[ModelT]):
         await self.session.flush()
         return row
 
-    async def insert(self, values: RowValues) -> View:
-        """Insert one row at once, for half of what `add` costs.
-
-        Args:
-            values: Column values by name.
-
-        Returns:
-            All of the row, with what the database or a default set, as `view` gives it.
-        """
+    async def insert(self, view: type[ViewT], values: RowValues) -> ViewT:
+        """Insert one row at once, and give what a view shows of it."""
         connection = await self.session.connection()
-        rows = await connection.execute(statements.insert_view(self.model), values)
-        return statements.views_of(self.model, rows.all())[0]
+        rows = await connection.execute(views.insert_view(self.model, view), values)
+        return views.views_of(view, rows.all())[0]
 
     async def add_many(self, rows: Iterable[ModelT]) -> Sequence[ModelT]:
         """Insert rows in as few statements as the database takes."""

@@ -19,9 +19,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from service.database import BaseRepository, BaseRepositoryAsync, Page, Sort, metadata
-from service.database.statements import RowValues, View
+from service.database.statements import RowValues
 from service.database.upserts import in_key_order, update_taken
 from service.product_catalog.models import Product
+from service.product_catalog.schemas import ProductOutput
 
 # Code, name, description and price.
 ExportedProduct = tuple[str, str, str | None, Decimal]
@@ -51,7 +52,7 @@ class ProductRepository(BaseRepository[Product]):
         sort: Sort,
         limit: int,
         cursor: str | None,
-    ) -> Page[View]:
+    ) -> Page[ProductOutput]:
         """A page of the products that match every filter that is given.
 
         Raises:
@@ -64,7 +65,7 @@ class ProductRepository(BaseRepository[Product]):
             where.append(Product.price >= min_price)
         if max_price is not None:
             where.append(Product.price <= max_price)
-        return self.view_page(*where, sort=sort, limit=limit, cursor=cursor)
+        return self.view_page(ProductOutput, *where, sort=sort, limit=limit, cursor=cursor)
 
     def load(self, products: Iterable[RowValues]) -> None:
         """Insert products, or update those whose code is taken and that differ.

@@ -7,9 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response, status
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from service.database.statements import View
 from service.product_catalog.import_export import ndjson_line
-from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepositoryAsync
 from service.product_catalog.schemas import (
     ProductInput,
@@ -52,7 +50,6 @@ def list_products(session: Session, query: Annotated[ProductQuery, Query()]) -> 
 
 @router.post(
     "",
-    response_model=ProductOutput,
     status_code=status.HTTP_201_CREATED,
     responses=problem_responses(409, 413),
     summary="Create a product",
@@ -60,7 +57,7 @@ def list_products(session: Session, query: Annotated[ProductQuery, Query()]) -> 
 @creates
 def create_product(
     session: Session, product: ProductInput, request: Request, response: Response
-) -> View:
+) -> ProductOutput:
     """Create a product; its code must be free."""
     created = ProductService(session).create(product)
     response.headers["Location"] = request.app.url_path_for("get_product", product_id=created.id)
@@ -94,7 +91,7 @@ async def _export(session: AsyncSession) -> AsyncIterator[bytes]:
 @reads
 def get_product(
     session: Session, product_id: ProductId, request: Request, response: Response
-) -> View:
+) -> ProductOutput | Response:
     """Get one product."""
     product = ProductService(session).view(product_id)
     tag = entity_tag(product.version)
@@ -106,7 +103,6 @@ def get_product(
 
 @router.patch(
     "/{product_id}",
-    response_model=ProductOutput,
     responses=problem_responses(404, 409, 412, 413),
     summary="Change a product",
 )
@@ -117,7 +113,7 @@ def change_product(
     patch: ProductPatch,
     response: Response,
     if_match: IfMatch = None,
-) -> Product:
+) -> ProductOutput:
     """Change what the body names, and nothing else."""
     changed = ProductService(session).change(product_id, patch, expected_versions(if_match))
     response.headers["ETag"] = entity_tag(changed.version)

@@ -7,11 +7,17 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from service.database import Page, Sort
-from service.database.statements import View
+from service.database.views import view_of
 from service.errors import NotFoundError, PreconditionFailedError
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
-from service.product_catalog.schemas import ProductInput, ProductPatch, ProductQuery, ProductSort
+from service.product_catalog.schemas import (
+    ProductInput,
+    ProductOutput,
+    ProductPatch,
+    ProductQuery,
+    ProductSort,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -33,7 +39,7 @@ class ProductService:
     def __init__(self, session: Session) -> None:
         self._products = ProductRepository(session)
 
-    def search(self, query: ProductQuery) -> Page[View]:
+    def search(self, query: ProductQuery) -> Page[ProductOutput]:
         """A page of the products that match.
 
         Raises:
@@ -48,25 +54,25 @@ class ProductService:
             cursor=query.cursor,
         )
 
-    def view(self, product_id: int) -> View:
+    def view(self, product_id: int) -> ProductOutput:
         """One product, to be shown.
 
         Raises:
             NotFoundError: There is none with this id.
         """
-        return _found(product_id, self._products.view(product_id))
+        return _found(product_id, self._products.view(ProductOutput, product_id))
 
-    def create(self, product: ProductInput) -> View:
+    def create(self, product: ProductInput) -> ProductOutput:
         """A new product.
 
         Raises:
             sqlalchemy.exc.IntegrityError: The code is in use.
         """
-        return self._products.insert(product.model_dump())
+        return self._products.insert(ProductOutput, product.model_dump())
 
     def change(
         self, product_id: int, patch: ProductPatch, versions: Collection[str] | None = None
-    ) -> Product:
+    ) -> ProductOutput:
         """The product with what the patch sets.
 
         Args:
@@ -82,7 +88,8 @@ class ProductService:
         """
         changes = patch.model_dump(exclude_unset=True)
         product = self._of_version(product_id, versions)
-        return _unless_stale(versions, lambda: self._products.update(product, changes))
+        changed = _unless_stale(versions, lambda: self._products.update(product, changes))
+        return view_of(ProductOutput, changed)
 
     def delete(self, product_id: int, versions: Collection[str] | None = None) -> None:
         """Remove a product.

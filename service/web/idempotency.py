@@ -7,7 +7,7 @@ one may try again with the same key.
 
 import hashlib
 import inspect
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Final
 
 from fastapi import Header
@@ -67,7 +67,7 @@ def creates(handler: Handler) -> Endpoint:
 
 def _work(handler: Handler, route: APIRoute, values: Values, session: Session) -> Answer:
     result = handler(session, **values)
-    model: TypeAdapter[Any] = TypeAdapter(route.response_model)
+    model = _adapter(route.response_model)
     headers = values["response"].headers
     return Answer(
         status=route.status_code or 200,
@@ -75,6 +75,12 @@ def _work(handler: Handler, route: APIRoute, values: Values, session: Session) -
         location=headers.get("location"),
         etag=headers.get("etag"),
     )
+
+
+@cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    # To make one takes longer than the request.
+    return TypeAdapter(model)
 
 
 def _response(answer: Answer) -> Response:

@@ -27,6 +27,7 @@ from service.database import (
 from service.database.pagination import encode_cursor
 from service.product_catalog.models import Product
 from service.product_catalog.repository import ProductRepository
+from service.product_catalog.schemas import ProductOutput
 from tests.database.deadline_clients import TaskClient, ThreadClient, select_one
 from tests.product_catalog.support import rope
 from tests.support.databases import MariaDBDatabases, migrate
@@ -72,7 +73,9 @@ def test_read_session_by_key_sends_one_statement_and_nothing_else(
     server: MariaDBServer, product: int
 ) -> None:
     with server.logged() as sent, read_session() as session:
-        assert ProductRepository(session).view(product).name == "Rope"
+        shown = ProductRepository(session).view(ProductOutput, product)
+        assert shown is not None
+        assert shown.name == "Rope"
     assert first_words(sent) == ["SELECT"]
     with server.logged() as sent, read_session() as session:
         row = session.get(Product, product)
@@ -244,7 +247,9 @@ def test_page_reads_its_own_rows_wherever_it_begins(column: Any, *, descending: 
         values = [*last] if column is not Product.id else [last.id]
         cursor = encode_cursor(key, "products", sort, values)
         session.execute(text("FLUSH STATUS"))
-        page = ProductRepository(session).view_page(sort=sort, limit=LIMIT, cursor=cursor)
+        page = ProductRepository(session).view_page(
+            ProductOutput, sort=sort, limit=LIMIT, cursor=cursor
+        )
         assert rows_read(session) <= LIMIT + 3
     assert [row.id for row in page.items] == [row.id for row in expected]
 

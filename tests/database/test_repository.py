@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -22,7 +22,7 @@ import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, MetaData, String, Text, delete, event, select, text
+from sqlalchemy import Engine, MetaData, String, Text, delete, event, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Mapped, mapped_column, sessionmaker
@@ -46,6 +46,7 @@ from service.database.mixins import IdentityMixin, TimestampMixin, VersionMixin
 from service.database.pagination import encode_cursor
 from service.database.sealing import seal
 from service.database.types import ExactDecimal
+from service.database.views import view_of
 from tests.database.conftest import kit_url_of
 from tests.support.databases import KINDS
 from tests.support.queries import counted_queries
@@ -91,6 +92,22 @@ class Place(OwnBase):
 
     shelf: Mapped[int] = mapped_column(primary_key=True)
     box: Mapped[int] = mapped_column(primary_key=True)
+
+
+# All that a part has, in an order of its own.
+PartView = make_dataclass(
+    "PartView",
+    sorted((attribute.key, Any) for attribute in inspect(Part).column_attrs),
+    slots=True,
+)
+
+
+@dataclass(slots=True)
+class Stock:
+    """How many parts there are of a code."""
+
+    stock: int
+    code: str
 
 
 class Parts(BaseRepository[Part]):
@@ -240,8 +257,8 @@ async def test_get_gives_the_row_of_a_key_or_none(store: Store) -> None:
 
 def assert_shown(views: Sequence[Any], rows: Sequence[Part]) -> None:
     """Hold rows that are only shown against the entities."""
-    names = [column.key for column in Part.__mapper__.column_attrs]
-    assert [view._asdict() for view in views] == [
+    names = [attribute.key for attribute in inspect(Part).column_attrs]
+    assert [asdict(view) for view in views] == [
         {name: getattr(row, name) for name in names} for row in rows
     ]
 
@@ -249,14 +266,14 @@ def assert_shown(views: Sequence[Any], rows: Sequence[Part]) -> None:
 async def test_view_shows_what_get_gives(store: Store) -> None:
     [key, _] = await store.keep(part("a", price=Decimal("1.50")), part("b"))
     async with store.work() as work:
-        assert_shown([await work.parts.view(key)], [await work.parts.get(key)])
-        assert await work.parts.view(key + 1000) is None
+        assert_shown([await work.parts.view(PartView, key)], [await work.parts.get(key)])
+        assert await work.parts.view(PartView, key + 1000) is None
 
 
 async def test_page_of_views_filters_too(store: Store) -> None:
     await store.keep(part("a", stock=5), part("b"), part("c", stock=5))
     async with store.work() as work:
-        page = await work.parts.view_page(Part.stock == 5, sort=sort_by("name"), limit=3)
+        page = await work.parts.view_page(PartView, Part.stock == 5, sort=sort_by("name"), limit=3)
     assert [row.code for row in page.items] == ["a", "c"]
 
 
@@ -264,18 +281,18 @@ async def test_inserted_row_is_shown_whole_and_committed_by_whoever_began(store:
     values = {"code": "a", "name": "bolt", "stock": 1, "price": Decimal("0.10"), "seen_at": MOMENT}
     async with store.work() as work:
         with counted_queries(store.engine) as sent:
-            shown = await work.parts.insert(values)
+            shown = await work.parts.insert(PartView, values)
         assert len(sent) == 1
         assert (shown.code, shown.price, shown.version) == ("a", Decimal("0.10"), 1)
         await work.session.rollback()
     async with store.work() as work:
         assert await work.parts.get(shown.id) is None
-        shown = await work.parts.insert(values)
+        shown = await work.parts.insert(PartView, values)
         await work.session.commit()
     async with store.work() as work:
         assert_shown([shown], [await work.parts.get(shown.id)])
         with pytest.raises(IntegrityError):
-            await work.parts.insert(values)
+            await work.parts.insert(PartView, values)
 
 
 async def test_find_gives_the_first_by_key_that_meets_every_condition(store: Store) -> None:
@@ -312,8 +329,8 @@ async def test_count_and_exists_tell_of_the_rows_that_meet_every_condition(store
         lambda parts: parts.find(Part.name == "bolt"),
         lambda parts: parts.list(Part.name == "bolt", order_by=[Part.name], limit=10),
         lambda parts: parts.page(sort=Sort("name", Part.name), limit=2),
-        lambda parts: parts.view(1),
-        lambda parts: parts.view_page(sort=Sort("name", Part.name), limit=2),
+        lambda parts: parts.view(PartView, 1),
+        lambda parts: parts.view_page(PartView, sort=Sort("name", Part.name), limit=2),
         lambda parts: parts.count(),
         lambda parts: parts.exists(Part.name == "bolt"),
         lambda parts: parts.lock(1),
@@ -380,7 +397,7 @@ async def pages(
     for _ in range(100):
         async with store.work() as work:
             page = await work.parts.page(sort=sort, limit=limit, cursor=cursor)
-            views = await work.parts.view_page(sort=sort, limit=limit, cursor=cursor)
+            views = await work.parts.view_page(PartView, sort=sort, limit=limit, cursor=cursor)
         assert_shown(views.items, page.items)
         assert views.next_cursor == page.next_cursor
         assert len(page.items) <= limit
@@ -499,6 +516,37 @@ async def test_page_of_a_model_with_a_key_of_two_columns_is_refused(store: Store
         places = work.repository(Place)
         with pytest.raises(TypeError, match="Place has a composite key"):
             await places.page(sort=Sort("shelf", Place.shelf), limit=1)
+
+
+async def test_view_shows_what_it_names_and_nothing_else(store: Store) -> None:
+    [key] = await store.keep(part("a", stock=5))
+    async with store.work() as work:
+        with counted_queries(store.engine) as sent:
+            assert await work.parts.view(Stock, key) == Stock(stock=5, code="a")
+        assert "price" not in sent[0]
+        entity = await work.parts.get(key)
+        assert view_of(Stock, entity) == Stock(stock=5, code="a")
+
+
+@pytest.mark.parametrize(
+    ("view", "complaint"),
+    [
+        (dict, "dict is no dataclass"),
+        (make_dataclass("Wrong", ["code", "colour"]), "Wrong.colour is no column of Part"),
+    ],
+)
+async def test_view_of_something_else_is_refused(
+    store: Store, view: type[Any], complaint: str
+) -> None:
+    async with store.work() as work:
+        with pytest.raises(TypeError, match=complaint):
+            await work.parts.view(view, 1)
+
+
+async def test_page_of_views_without_the_place_of_each_is_refused(store: Store) -> None:
+    async with store.work() as work:
+        with pytest.raises(TypeError, match="Stock lacks id and name"):
+            await work.parts.view_page(Stock, sort=sort_by("name"), limit=1)
 
 
 # Cursors
