@@ -2,7 +2,7 @@
 
 A view is a dataclass with the names of a model's attributes, and rows become its instances. Where
 it is also what a route answers with, FastAPI takes one as it is; of anything else it would look at
-each value again, which takes a quarter as long as the database does.
+each value again, which for 50 rows takes a quarter as long as their query does.
 """
 
 from collections.abc import Iterable
