@@ -91,10 +91,12 @@ def _select_page(
     view: type[Any] | None,
 ) -> Select[*tuple[Any, ...]]:
     columns = _sort_columns(model, column)
-    query: Select[*tuple[Any, ...]] = select(model) if view is None else select_views(model, view)
-    if view is not None and (lacking := {each.key for each in columns} - {*names_of(view)}):
-        names = " and ".join(sorted(lacking))
-        raise TypeError(f"{view.__name__} lacks {names}: without, a row's place is not known")
+    query: Select[*tuple[Any, ...]] = select(model)
+    if view is not None:
+        if lacking := {each.key for each in columns} - {*names_of(view)}:
+            names = " and ".join(sorted(lacking))
+            raise TypeError(f"{view.__name__} lacks {names}: without, a row's place is not known")
+        query = select_views(model, view)
     if not is_first:
         start = [
             bindparam(_START.format(place), type_=each.type) for place, each in enumerate(columns)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response, status
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from service.database import Page
 from service.product_catalog.import_export import ndjson_line
 from service.product_catalog.repository import ProductRepositoryAsync
 from service.product_catalog.schemas import (
@@ -43,7 +44,7 @@ ProductId = Annotated[int, Path(ge=1, lt=1 << 63)]
 
 @router.get("", response_model=ProductPage, summary="List products")
 @reads
-def list_products(session: Session, query: Annotated[ProductQuery, Query()]) -> object:
+def list_products(session: Session, query: Annotated[ProductQuery, Query()]) -> Page[ProductOutput]:
     """List products by page, filtered and sorted."""
     return ProductService(session).search(query)
 
